@@ -1,0 +1,449 @@
+"""The ``softmix`` command.
+
+Heavy imports happen inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softmix_dist import __version__
+from softmix_dist.errors import (
+    ClusterError,
+    InputError,
+    NumericalError,
+    SoftmixError,
+    SoftmixWarning,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from softmix_dist.estimator import SoftmaxMixture
+
+BAD_DATA, NUMERICAL, RETRY = 65, 70, 75
+_EXIT_CODES: tuple[tuple[type[SoftmixError], int], ...] = (
+    (InputError, BAD_DATA),
+    (StoreError, BAD_DATA),
+    (NumericalError, NUMERICAL),
+    (ClusterError, RETRY),
+)
+
+
+class _Interrupted(Exception):
+    """SIGTERM arrived."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise _Interrupted
+
+
+class _Commands(click.Group):
+    """Commands whose errors become one message and a documented exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            warnings.simplefilter("always", SoftmixWarning)
+            try:
+                return super().invoke(ctx)
+            except SoftmixError as error:
+                click.echo(f"error: {error}", err=True)
+                ctx.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+            except (KeyboardInterrupt, _Interrupted):
+                click.echo("interrupted; run the same command again", err=True)
+                ctx.exit(RETRY)
+
+
+def _show_warning(message: Any, category: Any, *where: Any, **more: Any) -> None:
+    if issubclass(category, SoftmixWarning):
+        click.echo(f"warning: {message}", err=True)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="softmix")
+def main() -> None:
+    """Fit softmax mixtures to counts over very many candidates.
+
+    Exit codes: 0 done; 2 usage; 65 bad data, do not retry; 70 numerical failure;
+    75 interrupted or cluster lost, retry.
+    """
+
+
+def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--memory-limit",
+            metavar="BYTES",
+            default="auto",
+            help="Memory of each worker of a local cluster, such as 2GiB.",
+        ),
+        click.option("--workers", type=click.IntRange(1), help="Workers, or threads, to use."),
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS|local|threads",
+            default="threads",
+            show_default=True,
+            help="A running Dask scheduler, a local cluster of processes, or threads.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterator[Any]:
+    """Yield a client, or None for the threads of this process."""
+    if scheduler == "threads":
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if scheduler == "local":
+        with (
+            LocalCluster(
+                n_workers=workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                memory_limit=memory_limit,
+                dashboard_address=":0",
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(scheduler, timeout="20s")
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ClusterError(f"no Dask scheduler answers at {scheduler!r}: {error}") from error
+    with client:
+        yield client
+
+
+class _Progress:
+    """Progress on standard error: a bar with tqdm on a terminal, else a line a pass."""
+
+    def __init__(self, mode: str):
+        self.mode = mode
+        self.bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if self.mode == "auto":
+            self.mode = "lines"
+            if sys.stderr.isatty():
+                try:
+                    from tqdm import tqdm
+
+                    self.bar = tqdm(unit=" passes", bar_format="{n} passes, {elapsed}{postfix}")
+                except ImportError:
+                    pass
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if self.mode == "quiet":
+            return
+        if self.mode == "json":
+            click.echo(json.dumps(_finite(row)), err=True)
+        elif row["phase"] == "survey":
+            self._say(
+                f"survey: {row['n_candidates']:,} candidates, {row['n_draws']:,} draws; "
+                f"{row['plan']}"
+            )
+        elif self.bar is not None:
+            self.bar.set_postfix_str(
+                f"log-likelihood {row['log_likelihood']:.9f}, {_errors(row['distance'])}"
+            )
+            self.bar.update()
+        else:
+            self._say(
+                f"pass {row['pass']:>3}  log-likelihood {row['log_likelihood']:.10f}  "
+                f"{_errors(row['distance']):<24}  {row['alive']} starts  {row['step']}"
+            )
+
+    def _say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            click.echo(text, err=True)
+
+
+def _errors(distance: float) -> str:
+    return f"{distance:.3g} standard errors" if distance < 1e6 else "far from the maximum"
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot say, infinities and NaN, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
+    result = model.result_
+    return {
+        "weights": result.weights,
+        "atoms": result.atoms,
+        "feature_names": result.feature_names,
+        "log_likelihood": result.log_likelihood,
+        "objective": result.objective,
+        "n_draws": result.n_draws,
+        "n_candidates": result.n_candidates,
+        "n_passes": result.n_passes,
+        "converged": result.converged,
+        "distance": result.distance,
+        "effective_candidates": result.effective_candidates,
+        "standard_errors": None,
+        "seconds": result.seconds,
+        "starts": result.starts,
+        "history": result.history,
+        "warnings": result.warnings,
+        "settings": {
+            k: v if isinstance(v, str) or k != "init" else "given"
+            for k, v in model.get_params().items()
+        },
+    }
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-k", "--components", type=int, required=True, help="Number of components K.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the model goes.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option(
+    "--init",
+    type=click.Choice(["auto", "random", "truth"]),
+    default="auto",
+    show_default=True,
+    help="Where to begin; truth is what the simulator wrote.",
+)
+@click.option("--n-init", type=int, default=10, show_default=True, help="Random starts.")
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "em", "em-first-order"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--l2", type=float, default=0.0, show_default=True, help="Penalty on the atoms.")
+@click.option("--tol", type=float, default=0.01, show_default=True, help="In standard errors.")
+@click.option("--max-passes", type=int, default=500, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "single", "double"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_cluster_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--log-json", is_flag=True, help="Progress as JSON lines on standard error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def fit(
+    data: Path,
+    components: int,
+    output: Path | None,
+    overwrite: bool,
+    init: str,
+    n_init: int,
+    solver: str,
+    l2: float,
+    tol: float,
+    max_passes: int,
+    precision: str,
+    seed: int,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str,
+    as_json: bool,
+    log_json: bool,
+    quiet: bool,
+) -> None:
+    """Fit a mixture to the data set DATA."""
+    from softmix_dist.data.dataset import open_dataset
+    from softmix_dist.estimator import SoftmaxMixture
+
+    if output is not None and output.exists() and not overwrite:
+        raise StoreError(f"{str(output)!r} exists already; choose another path or --overwrite")
+    dataset = open_dataset(data)
+    begin: Any = init
+    if init == "truth":
+        begin = dataset.truth()
+        if begin is None:
+            raise InputError(f"{str(data)!r} holds no truth; use another --init")
+    model = SoftmaxMixture(
+        components,
+        init=begin,
+        n_init=n_init,
+        solver=solver,
+        l2=l2,
+        tol=tol,
+        max_passes=max_passes,
+        precision=precision,
+        random_state=seed,
+    )
+    mode = "quiet" if quiet else "json" if log_json else "auto"
+    with _Progress(mode) as progress, _connected(scheduler, workers, memory_limit) as client:
+        model.fit(dataset, client=client, n_threads=workers, progress=progress)
+    if output is not None:
+        model.save(output, overwrite)
+        click.echo(f"model written to {output}", err=True)
+    click.echo(json.dumps(_finite(_fit_report(model))) if as_json else model.summary())
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def show(model: Path, as_json: bool) -> None:
+    """Print the fitted model MODEL."""
+    from softmix_dist.estimator import SoftmaxMixture
+
+    loaded = SoftmaxMixture.load(model)
+    click.echo(json.dumps(_finite(_fit_report(loaded))) if as_json else loaded.summary())
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--overwrite", is_flag=True, help="Replace predictions that are there.")
+@_cluster_options
+def predict(
+    model: Path,
+    data: Path,
+    output: Path,
+    overwrite: bool,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str,
+) -> None:
+    """Write log-probabilities and responsibilities of all candidates of DATA under MODEL."""
+    from softmix_dist.estimator import SoftmaxMixture
+
+    loaded = SoftmaxMixture.load(model)
+    with _connected(scheduler, workers, memory_limit) as client:
+        loaded.predict(data, output, client=client, overwrite=overwrite)
+    click.echo(f"predictions written to {output}", err=True)
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@_cluster_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def check(
+    data: Path, scheduler: str, workers: int | None, memory_limit: str, as_json: bool
+) -> None:
+    """Validate and describe the data set DATA; exit 65 with every problem named."""
+    from softmix_dist.data.dataset import open_dataset
+    from softmix_dist.estimator import describe
+
+    dataset = open_dataset(data)
+    with _connected(scheduler, workers, memory_limit) as client:
+        told = describe(dataset, client=client)
+    if as_json:
+        click.echo(json.dumps(_finite(told)))
+    else:
+        click.echo("\n".join(f"{name:<22}{_plain(value)}" for name, value in told.items()))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@main.command()
+@click.argument("path", metavar="OUT.zarr", type=click.Path(path_type=Path))
+@click.option("--candidates", type=int, required=True, help="p")
+@click.option("--features", type=int, required=True, help="L")
+@click.option("--components", type=int, required=True, help="K")
+@click.option("--draws", type=int, required=True, help="N")
+@click.option("--samples", type=int, help="S; default: counts of one sample as a vector.")
+@click.option("--norm", type=float, default=2.0, show_default=True, help="Norm of the atoms.")
+@click.option(
+    "--feature-law",
+    type=click.Choice(["gaussian", "uniform", "student", "clusters", "binary"]),
+    default="gaussian",
+    show_default=True,
+)
+@click.option("--degrees-of-freedom", type=float, default=7.0, show_default=True)
+@click.option("--overdispersion", type=float, default=1.0, show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace a data set that is there.")
+def simulate(
+    path: Path,
+    candidates: int,
+    features: int,
+    components: int,
+    draws: int,
+    samples: int | None,
+    norm: float,
+    feature_law: str,
+    degrees_of_freedom: float,
+    overdispersion: float,
+    dtype: str,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Write a simulated data set with its truth."""
+    from softmix_dist.data.simulate import simulate as write
+
+    write(
+        path,
+        candidates,
+        features,
+        components,
+        draws,
+        n_samples=samples,
+        norm=norm,
+        feature_law=feature_law,
+        degrees_of_freedom=degrees_of_freedom,
+        overdispersion=overdispersion,
+        dtype=dtype,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    click.echo(f"data set written to {path}", err=True)
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the data set, the model and the picture; default: data and model are "
+    "temporary, the picture goes here as us_names.png.",
+)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def demo(output: Path | None, workers: int, quiet: bool) -> None:
+    """Fit four spelling styles to US first names: 88 496 names, 322 million births."""
+    from softmix_dist.demo import run
+
+    with tempfile.TemporaryDirectory(prefix="softmix-") as temporary:
+        folder = output or Path(temporary)
+        picture = (output or Path()) / "us_names.png"
+        with (
+            _Progress("quiet" if quiet else "auto") as progress,
+            _connected("local", workers, "auto") as client,
+        ):
+            click.echo(run(folder, picture, client, progress))

@@ -1,0 +1,383 @@
+"""Data sets: features and counts of candidates, read block by block.
+
+On disk a data set is a Zarr v3 group that ``xarray.open_zarr`` opens as it stands:
+``features`` (candidate, feature), ``counts`` (candidate) or (sample, candidate),
+optionally ``log_base`` (candidate) and labels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+
+from softmix_dist.blocks import Array, Finding, Findings, RawBlock
+from softmix_dist.data.store import open_group, read
+from softmix_dist.errors import InputError, StoreError
+
+FORMAT = 1
+_BLOCK_ROWS = 65_536
+_BLOCK_BYTES = 16 << 20
+
+
+def default_block_rows(row_bytes: int, sample_bytes: int = 0) -> int:
+    """Rows of a block: the largest power of two up to 65 536 with 16 MB of features or counts.
+
+    Parameters
+    ----------
+    row_bytes, sample_bytes : int
+        Bytes of the features, and of the counts in all samples, of one candidate.
+    """
+    rows = min(_BLOCK_ROWS, _BLOCK_BYTES // max(row_bytes, sample_bytes, 1))
+    return 1 << max(rows, 1).bit_length() - 1
+
+
+class Dataset(Protocol):
+    """What the loop needs of a data set, wherever it is stored."""
+
+    @property
+    def name(self) -> str:
+        """Path, or what else tells people which data set it is."""
+        ...
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of candidates p."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Number of features L."""
+        ...
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples S."""
+        ...
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored features."""
+        ...
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Names of the features, L of them."""
+        ...
+
+    @property
+    def n_draws(self) -> int | None:
+        """Total of the counts that the writer recorded."""
+        ...
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks, ceil(n_candidates / block_rows)."""
+        ...
+
+    def read_block(self, index: int) -> RawBlock:
+        """Read one block as it is stored."""
+        ...
+
+    def part(self, start: int, stop: int) -> Dataset:
+        """Return what is needed to read the blocks from ``start`` to ``stop`` elsewhere."""
+        ...
+
+
+class _Blocks:
+    """The arithmetic of blocks that every data set shares."""
+
+    n_candidates: int
+    block_rows: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks, ceil(n_candidates / block_rows)."""
+        return -(-self.n_candidates // self.block_rows)
+
+    def _rows(self, index: int) -> slice:
+        start = index * self.block_rows
+        return slice(start, min(start + self.block_rows, self.n_candidates))
+
+
+@dataclass(frozen=True)
+class ZarrDataset(_Blocks):
+    """A data set in a Zarr group; opened by `open_dataset`. Pickles as handles, without data.
+
+    Attributes
+    ----------
+    name : str
+        Its path.
+    group : zarr.Group
+    n_candidates, n_features, n_samples, block_rows : int
+    dtype : dtype
+        Of the features.
+    feature_names, sample_names : list of str
+    n_draws : int or None
+        The total that the writer recorded.
+    """
+
+    name: str
+    group: zarr.Group
+    n_candidates: int
+    n_features: int
+    n_samples: int
+    block_rows: int
+    dtype: np.dtype[Any]
+    feature_names: list[str]
+    sample_names: list[str]
+    n_draws: int | None
+    _arrays: dict[str, Any] = field(repr=False)
+
+    def read_block(self, index: int) -> RawBlock:
+        """Read one block; what cannot be read becomes its findings."""
+        rows = self._rows(index)
+        place = f"candidates {rows.start} to {rows.stop - 1}"
+        try:
+            features = read(self._arrays["features"], rows, place)
+            counts = self._arrays["counts"]
+            counts = read(counts, rows if counts.ndim == 1 else (slice(None), rows), place)
+            base = self._arrays.get("log_base")
+            log_base = None if base is None else read(base, rows, place)
+        except StoreError as error:
+            array, problem = str(error).split(": ", 1)
+            text, _, remedy = problem.rpartition("; ")
+            empty = np.empty((0, self.n_features), self.dtype)
+            found = Finding(array, text, remedy, 1, rows.start, f"candidate {rows.start}", True)
+            return RawBlock(rows.start, empty, np.empty(0, np.uint8), None, Findings((found,)))
+        return RawBlock(rows.start, features, counts, log_base)
+
+    def part(self, start: int, stop: int) -> ZarrDataset:
+        """Return the data set itself: handles travel, data do not."""
+        return self
+
+    def labels(self, rows: Sequence[int] | slice) -> list[str]:
+        """Labels of candidates, or their row numbers where there are none."""
+        array = self._arrays.get("candidate_label")
+        if array is None:
+            numbers = range(self.n_candidates)
+            return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
+        chosen = array[rows] if isinstance(rows, slice) else array.get_orthogonal_selection((rows,))
+        return [str(label) for label in np.atleast_1d(chosen)]
+
+    def truth(self) -> tuple[Array, Array] | None:
+        """Weights (K,) and atoms (K, L) that the simulator wrote, if it did."""
+        group = self.group.get("truth")
+        if not isinstance(group, zarr.Group):
+            return None
+        weights, atoms = group["weights"], group["atoms"]
+        if not (isinstance(weights, zarr.Array) and isinstance(atoms, zarr.Array)):
+            return None
+        return np.asarray(weights[:]), np.asarray(atoms[:])
+
+
+def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
+    """Open a data set and check everything that can be seen without reading its values.
+
+    Parameters
+    ----------
+    path : path
+        Of a Zarr group, see the format in the README.
+
+    Returns
+    -------
+    ZarrDataset
+
+    Raises
+    ------
+    StoreError
+        If there is no Zarr group at ``path``.
+    InputError
+        If it is not a data set; the message lists every problem.
+    """
+    group = open_group(path, "data set")
+    members = dict(group.arrays())
+    problems: list[str] = []
+    version = group.attrs.get("softmix_format")
+    if version is not None and version != FORMAT:
+        problems.append(f"attribute softmix_format: expected {FORMAT}, found {version!r}")
+    for name in ("features", "counts"):
+        if name not in members:
+            problems.append(f"{name}: missing array; found {sorted(members) or 'no arrays'}")
+    arrays = {n: a for n, a in members.items() if n in ("features", "counts", "log_base")}
+    ndims = {"features": (2,), "counts": (1, 2), "log_base": (1,)}
+    kinds = {"features": "f", "counts": "uif", "log_base": "f"}
+    for name, array in arrays.items():
+        if array.dtype.kind not in kinds[name]:
+            expected = "numbers" if name == "counts" else "float16, float32 or float64"
+            problems.append(f"{name}: expected {expected}, found dtype {array.dtype}")
+        if array.ndim not in ndims[name]:
+            problems.append(f"{name}: expected {ndims[name]} dimensions, found {array.ndim}")
+        elif "features" in arrays and arrays["features"].ndim == 2:
+            n_candidates = arrays["features"].shape[0]
+            if array.shape[0 if name == "features" else -1] != n_candidates:
+                problems.append(
+                    f"{name}: {array.shape[-1]} candidates, but features has {n_candidates}"
+                )
+    block_rows = group.attrs.get("block_rows")
+    if block_rows is not None and not (isinstance(block_rows, int) and block_rows > 0):
+        problems.append(f"attribute block_rows: expected a positive integer, found {block_rows!r}")
+    n_draws = group.attrs.get("n_draws")
+    if n_draws is not None and not (isinstance(n_draws, int) and n_draws >= 0):
+        problems.append(f"attribute n_draws: expected an integer, found {n_draws!r}")
+    if not problems and 0 in arrays["features"].shape:
+        problems.append(f"features: no values, shape {arrays['features'].shape}")
+    if problems:
+        raise InputError(
+            f"{str(path)!r} is not a data set that can be fitted:\n- " + "\n- ".join(problems)
+        )
+    features, counts = arrays["features"], arrays["counts"]
+    for label in ("candidate_label", "feature", "sample"):
+        if label in members:
+            arrays[label] = members[label]
+    n_samples = 1 if counts.ndim == 1 else counts.shape[0]
+    return ZarrDataset(
+        name=str(path),
+        group=group,
+        n_candidates=features.shape[0],
+        n_features=features.shape[1],
+        n_samples=n_samples,
+        block_rows=int(block_rows or features.chunks[0]),  # type: ignore[arg-type]
+        dtype=np.dtype(features.dtype).newbyteorder("="),
+        feature_names=_names(arrays.get("feature"), "x", features.shape[1]),
+        sample_names=_names(arrays.get("sample"), "sample ", n_samples),
+        n_draws=n_draws,  # type: ignore[arg-type]
+        _arrays=arrays,
+    )
+
+
+def _names(array: Any, prefix: str, size: int) -> list[str]:
+    if array is None or array.shape != (size,):
+        return [f"{prefix}{i}" for i in range(size)]
+    return [str(name) for name in array[:]]
+
+
+@dataclass(frozen=True)
+class ArrayDataset(_Blocks):
+    """A data set in memory: NumPy arrays, or Dask arrays that are computed block by block.
+
+    Attributes
+    ----------
+    features : (p, L) array
+    counts : (p,) or (S, p) array
+    log_base : (p,) array or None
+    feature_names : list of str
+    first_row : int
+        Row number of the first row held here, for a part of a data set.
+    """
+
+    features: Any
+    counts: Any
+    log_base: Any
+    feature_names: list[str]
+    n_candidates: int
+    n_features: int
+    n_samples: int
+    block_rows: int
+    dtype: np.dtype[Any]
+    first_row: int = 0
+    name: str = "arrays in memory"
+    n_draws: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: Any,
+        counts: Any,
+        log_base: Any = None,
+        feature_names: Sequence[str] | None = None,
+        block_rows: int | None = None,
+    ) -> ArrayDataset:
+        """Wrap arrays after checking what can be seen without reading their values.
+
+        Raises
+        ------
+        InputError
+            If shapes or types are not those of a data set; lists every problem.
+        """
+        if feature_names is None and hasattr(features, "columns"):
+            feature_names = [str(column) for column in features.columns]
+        features, counts, log_base = (
+            values if values is None or hasattr(values, "compute") else np.asarray(values)
+            for values in (features, counts, log_base)
+        )
+        problems = []
+        if features.ndim != 2 or 0 in features.shape:
+            problems.append(f"features: expected shape (p, L), found {features.shape}")
+        if features.dtype.kind not in "fiub":
+            problems.append(f"features: expected numbers, found dtype {features.dtype}")
+        if counts.dtype.kind not in "fiub":
+            problems.append(f"counts: expected numbers, found dtype {counts.dtype}")
+        size = features.shape[0] if features.ndim else 0
+        if counts.ndim not in (1, 2) or counts.shape[-1] != size:
+            problems.append(
+                f"counts: expected shape ({size},) or (S, {size}), found {counts.shape}"
+            )
+        if log_base is not None and log_base.shape != (size,):
+            problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
+        names = (
+            [f"x{i}" for i in range(features.shape[-1])] if feature_names is None else feature_names
+        )
+        if features.ndim == 2 and len(names) != features.shape[1]:
+            problems.append(f"feature names: expected {features.shape[1]}, found {len(names)}")
+        if problems:
+            raise InputError("these arrays cannot be fitted:\n- " + "\n- ".join(problems))
+        dtype = features.dtype.newbyteorder("=") if features.dtype.kind == "f" else np.dtype(float)
+        n_samples = 1 if counts.ndim == 1 else counts.shape[0]
+        rows = default_block_rows(
+            features.shape[1] * dtype.itemsize, n_samples * counts.dtype.itemsize
+        )
+        return cls(
+            features,
+            counts,
+            log_base,
+            list(names),
+            size,
+            features.shape[1],
+            n_samples,
+            block_rows or rows,
+            dtype,
+        )
+
+    def read_block(self, index: int) -> RawBlock:
+        """Copy or compute one block."""
+        rows = self._rows(index)
+        here = slice(rows.start - self.first_row, rows.stop - self.first_row)
+        features, counts, log_base = (
+            None if values is None else _compute(values[..., here] if column else values[here])
+            for values, column in ((self.features, 0), (self.counts, 1), (self.log_base, 0))
+        )
+        return RawBlock(rows.start, features.astype(self.dtype, copy=False), counts, log_base)  # type: ignore[union-attr, arg-type]
+
+    def part(self, start: int, stop: int) -> ArrayDataset:
+        """Return the rows of the blocks from ``start`` to ``stop``."""
+        rows = slice(start * self.block_rows, stop * self.block_rows)
+        here = slice(rows.start - self.first_row, rows.stop - self.first_row)
+        return replace(
+            self,
+            features=self.features[here],
+            counts=self.counts[..., here],
+            log_base=None if self.log_base is None else self.log_base[here],
+            first_row=rows.start,
+        )
+
+    def labels(self, rows: Sequence[int] | slice) -> list[str]:
+        """Row numbers: arrays carry no labels."""
+        numbers = range(self.n_candidates)
+        return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
+
+
+def _compute(values: Any) -> Array:
+    # Inside a task of a cluster a nested computation must not wait for the cluster.
+    if hasattr(values, "compute"):
+        values = values.compute(scheduler="synchronous")
+    return np.asarray(values)

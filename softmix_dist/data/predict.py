@@ -1,0 +1,132 @@
+"""What a fitted mixture says of candidates, block by block."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from softmix_dist.blocks import Array, RawBlock
+from softmix_dist.data.store import open_group, read
+from softmix_dist.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A mixture in the features' own coordinates, applied to blocks as they are stored.
+
+    Attributes
+    ----------
+    weights : (K,) array
+    atoms : (K, L) array
+    centre : (L,) array
+        Subtracted from the features: without effect on the probabilities, but a large
+        offset (a year) then costs no digits.
+    log_normalisers : (K,) array or None
+        log Z_k over all candidates, once they are known.
+    """
+
+    weights: Array
+    atoms: Array
+    centre: Array
+    log_normalisers: Array | None = None
+
+    @classmethod
+    def of(cls, weights: Array, atoms: Array, features: Array) -> Predictor:
+        """Take the centre from the first features."""
+        return cls(weights, atoms, np.nan_to_num(features.astype(np.float64).mean(axis=0)))
+
+    def logits(self, raw: RawBlock) -> Array:
+        """Log u_j + x_j.theta_k, (rows, K)."""
+        logits = (raw.features.astype(np.float64) - self.centre) @ self.atoms.T
+        if raw.log_base is not None:
+            logits += raw.log_base[:, None]
+        return np.asarray(logits)
+
+    def log_masses(self, raw: RawBlock) -> Array:
+        """Log of each component's unnormalised mass in the block, (K,)."""
+        return np.asarray(logsumexp(self.logits(raw), axis=0))
+
+    def normalised(self, log_masses: Iterable[Array]) -> Predictor:
+        """Return the predictor with normalisers from the masses of all blocks, in order."""
+        return replace(self, log_normalisers=logsumexp(np.stack(list(log_masses)), axis=0))
+
+    def log_joint(self, raw: RawBlock) -> Array:
+        """log(alpha_k A_j(theta_k)), (rows, K)."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.weights) + self.logits(raw) - self.log_normalisers)
+
+    def log_prob(self, raw: RawBlock) -> Array:
+        """Log pi_j, (rows,)."""
+        return np.asarray(logsumexp(self.log_joint(raw), axis=1))
+
+    def responsibilities(self, raw: RawBlock) -> Array:
+        """Posterior of the component given the candidate, (rows, K).
+
+        A candidate that is not available, or has no mass, has the weights as posterior.
+        """
+        joint = self.log_joint(raw)
+        top = joint.max(axis=1, keepdims=True)
+        joint = np.where(np.isfinite(top), joint - np.where(np.isfinite(top), top, 0.0), 0.0)
+        resp = np.where(np.isfinite(top), np.exp(joint), self.weights)
+        return np.asarray(resp / resp.sum(axis=1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class WritePredictions:
+    """Task that writes the predictions of one block into arrays that exist already.
+
+    Attributes
+    ----------
+    predictor : Predictor
+    log_prob, responsibilities : zarr.Array
+        Of all candidates; chunks are the data set's blocks, so that tasks do not share one.
+    """
+
+    predictor: Predictor
+    log_prob: Any
+    responsibilities: Any
+
+    def __call__(self, raw: RawBlock) -> None:
+        """Write the rows of one block."""
+        rows = slice(raw.start, raw.start + len(raw.features))
+        self.log_prob[rows] = self.predictor.log_prob(raw)
+        self.responsibilities[rows] = self.predictor.responsibilities(raw)
+
+
+def read_responsibilities(path: str | os.PathLike[str]) -> Array:
+    """Read all responsibilities that were predicted, (p, K).
+
+    Raises
+    ------
+    StoreError
+        If there are none at ``path``, or they cannot be read.
+    """
+    group = open_group(path, "folder of predictions")
+    array: Any = group.get("responsibilities")
+    if array is None:
+        raise StoreError(f"{str(path)!r} holds no responsibilities; write them by softmix predict")
+    return np.asarray(read(array, slice(None), "all candidates"))
+
+
+def draw_blocks(rates: Iterable[Array], n_draws: Array, rng: np.random.Generator) -> Array:
+    """Split draws over blocks by their total rates.
+
+    Parameters
+    ----------
+    rates : iterable of (S,) arrays
+        Total rate of each block in each sample.
+    n_draws : (S,) array of int
+    rng : Generator
+
+    Returns
+    -------
+    (S, n_blocks) array of int
+    """
+    table = np.stack(list(rates), axis=1)
+    shares = table / table.sum(axis=1, keepdims=True)
+    return np.stack([rng.multinomial(n, row) for n, row in zip(n_draws, shares, strict=True)])

@@ -1,0 +1,130 @@
+"""Zarr groups: open them with errors that name the place, create them whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from softmix_dist.errors import StoreError
+
+
+def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
+    """Open a Zarr group for reading.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What it should be ("data set", "model"), for the message.
+
+    Raises
+    ------
+    StoreError
+        If there is no Zarr group at ``path``.
+    """
+    try:
+        return zarr.open_group(str(path), mode="r")
+    except Exception as error:
+        if not Path(path).exists():
+            problem = "does not exist"
+        else:
+            problem = f"is not a Zarr group ({type(error).__name__})"
+        raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}") from error
+
+
+@contextmanager
+def new_group(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[zarr.Group]:
+    """Create a Zarr group that appears at ``path`` only when it is complete.
+
+    Written to a sibling that is renamed at the end, and removed after an error.
+
+    Parameters
+    ----------
+    path : path
+    overwrite : bool
+        Replace what is there, if it is a Zarr group.
+
+    Raises
+    ------
+    StoreError
+        If something is at ``path`` already, or it cannot be written.
+    """
+    target = Path(path)
+    if target.exists():
+        if not overwrite:
+            raise StoreError(f"{str(path)!r} exists already; remove it or choose another path")
+        if not (target / "zarr.json").is_file():
+            raise StoreError(f"{str(path)!r} is not a Zarr group, so it is not overwritten")
+    partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        group = zarr.create_group(str(partial), zarr_format=3)
+        yield group
+        with warnings.catch_warnings():
+            # Not in the Zarr v3 specification yet; xarray and zarr both read it.
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(str(partial))
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise StoreError(f"cannot write {str(path)!r}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def new_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dims: tuple[str, ...],
+    dtype: Any,
+    chunks: tuple[int, ...] | None = None,
+    fill_value: Any = None,
+) -> zarr.Array[Any]:
+    """Create an array with named dimensions and a checksum over every chunk."""
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=tuple(max(1, size) for size in chunks or shape),
+        fill_value=fill_value,
+        compressors=ZstdCodec(level=1, checksum=True),
+        dimension_names=dims,
+    )
+
+
+def put(group: zarr.Group, name: str, dims: tuple[str, ...], values: Any) -> None:
+    """Store a small array or a list of strings in one chunk."""
+    values = np.asarray(values)
+    text = values.dtype.kind in "UOT"
+    array = new_array(group, name, values.shape, dims, str if text else values.dtype)
+    if values.size:
+        array[...] = values.astype(object) if text else values
+
+
+def read(array: zarr.Array[Any], selection: Any, rows: str) -> Any:
+    """Read a part of an array.
+
+    Raises
+    ------
+    StoreError
+        If a chunk cannot be read or decoded; names the array and ``rows``.
+    """
+    try:
+        return np.asarray(array[selection])
+    except Exception as error:
+        raise StoreError(
+            f"{array.name.lstrip('/')}: the chunk of {rows} cannot be read ({error}); "
+            "write it again"
+        ) from error

@@ -1,0 +1,62 @@
+"""Engines: map kernels over blocks and add their sums in one canonical order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from softmix_dist.blocks import RawBlock
+from softmix_dist.engine.blas import blas_kernel, single_blas_thread
+from softmix_dist.engine.local import LocalEngine
+from softmix_dist.engine.shards import Kernel, Prepare, Source
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Engine", "LocalEngine", "blas_kernel", "engine_for", "single_blas_thread"]
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine; the same bits from every one."""
+
+    def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
+        """Take the data for the passes to come; return how they are held, in words."""
+        ...
+
+    def reduce(self, kernel: Kernel) -> Any:
+        """Sum of a kernel over all blocks: one pass."""
+        ...
+
+    def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
+        """Call ``task`` with every stored block; answers in the order of blocks."""
+        ...
+
+    def close(self) -> None:
+        """Release what the engine itself holds; never a client that was passed in."""
+        ...
+
+
+def engine_for(client: Client | None = None, n_threads: int | None = None) -> Engine:
+    """Engine for a client: the given one, else the current one, else threads.
+
+    Parameters
+    ----------
+    client : distributed.Client or None
+        None takes the current client if there is one, and else the threads of this
+        process; no cluster is started behind the user's back.
+    n_threads : int or None
+        Of the threaded engine; asking for them means asking for it.
+    """
+    if client is None and n_threads is None and "distributed" in sys.modules:
+        from distributed.client import default_client
+
+        try:
+            client = default_client()
+        except ValueError:
+            client = None
+    if client is None:
+        return LocalEngine(n_threads)
+    from softmix_dist.engine.cluster import ClusterEngine
+
+    return ClusterEngine(client)

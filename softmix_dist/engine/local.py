@@ -1,0 +1,82 @@
+"""The engine of one process: threads over shards, no scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from softmix_dist.blocks import Block, RawBlock
+from softmix_dist.engine.shards import (
+    Kernel,
+    Prepare,
+    Shard,
+    Source,
+    load,
+    reduce_shard,
+    split,
+)
+from softmix_dist.sums import merge, total
+
+# Threads finish together when each has several shards; a shard costs microseconds here.
+_SHARDS_PER_THREAD = 4
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_limit() -> int:
+    """Memory of this machine or of its control group, in bytes."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    group = Path("/sys/fs/cgroup/memory.max")
+    if group.is_file() and (text := group.read_text().strip()).isdigit():
+        limit = min(limit, int(text))
+    return limit
+
+
+class LocalEngine:
+    """Threads of this process.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        Default: the CPUs that this process may use.
+    memory : int or None
+        Bytes; data are kept in memory when they fit in half of it. Default: what the
+        machine or control group has.
+    """
+
+    def __init__(self, n_threads: int | None = None, memory: int | None = None):
+        self.n_threads = n_threads or available_cpus()
+        self.memory = memory or memory_limit()
+        self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")
+        self._shards: list[Shard] | list[list[tuple[int, Block]]] = []
+
+    def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
+        """Take the data for the passes to come; return how they are held, in words."""
+        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
+        keep = nbytes <= self.memory // 2
+        self._shards = list(self._pool.map(load, shards)) if keep else shards
+        held = "in memory" if keep else "streamed"
+        return f"{self.n_threads} threads, {len(shards)} shards, {nbytes / 1e6:.0f} MB {held}"
+
+    def reduce(self, kernel: Kernel) -> Any:
+        """Sum of a kernel over all blocks, in the canonical order."""
+        parts = self._pool.map(partial(reduce_shard, kernel), self._shards)
+        return total(merge(node for nodes in parts for node in nodes))
+
+    def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
+        """Call ``task`` with every stored block; answers in the order of blocks."""
+        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
+        parts = self._pool.map(load, shards)
+        return [answer for part in parts for _, answer in part]
+
+    def close(self) -> None:
+        """Drop the data and stop the threads."""
+        self._shards = []
+        self._pool.shutdown(cancel_futures=True)

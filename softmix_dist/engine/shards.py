@@ -1,0 +1,72 @@
+"""Shards: contiguous ranges of blocks, the unit of scheduling.
+
+A shard returns its maximal aligned partial sums, so that tasks number with the
+workers and not with the data, and the order of addition does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from softmix_dist.blocks import Block, RawBlock
+from softmix_dist.engine.blas import single_blas_thread
+from softmix_dist.sums import Node, merge
+
+Prepare = Callable[[RawBlock], Block]
+Kernel = Callable[[Block], Any]
+
+
+class Source(Protocol):
+    """What an engine needs to know of a data set."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        ...
+
+    def read_block(self, index: int) -> RawBlock:
+        """Read one block."""
+        ...
+
+    def part(self, start: int, stop: int) -> Source:
+        """Return what is needed to read some of the blocks elsewhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Blocks from ``start`` to ``stop``, read and prepared anew at each iteration."""
+
+    source: Source
+    start: int
+    stop: int
+    prepare: Callable[[RawBlock], Any]
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for index in range(self.start, self.stop):
+            yield index, self.prepare(self.source.read_block(index))
+
+
+def split(source: Source, n_shards: int, prepare: Callable[[RawBlock], Any]) -> list[Shard]:
+    """Split the blocks of a source into contiguous shards of nearly equal size."""
+    n_blocks = source.n_blocks
+    n_shards = max(1, min(n_shards, n_blocks))
+    bounds = [n_blocks * i // n_shards for i in range(n_shards + 1)]
+    return [
+        Shard(source.part(start, stop), start, stop, prepare)
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+    ]
+
+
+def load(shard: Shard) -> list[tuple[int, Any]]:
+    """Read and prepare all blocks of a shard."""
+    with single_blas_thread():
+        return list(shard)
+
+
+def reduce_shard(kernel: Kernel, shard: Iterable[tuple[int, Block]]) -> list[Node]:
+    """Apply a kernel to the blocks of a shard, loaded or not, and add what can be added."""
+    with single_blas_thread():
+        return merge(Node(0, index, kernel(block)) for index, block in shard)

@@ -1,0 +1,552 @@
+"""`SoftmaxMixture`: the public face of a fit."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmix_dist import __version__
+from softmix_dist.blocks import Array, RawBlock
+from softmix_dist.data.dataset import ArrayDataset, Dataset, open_dataset
+from softmix_dist.data.models import read_model, write_model
+from softmix_dist.data.predict import Predictor, WritePredictions, draw_blocks
+from softmix_dist.data.store import new_array, new_group
+from softmix_dist.engine import blas_kernel, engine_for
+from softmix_dist.errors import InputError, NotFittedError
+from softmix_dist.fit import FitResult, Progress, Settings, fit, survey
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class SoftmaxMixture:
+    """Softmax mixture: a finite mixture of multinomial logits over many candidates.
+
+    A draw is candidate j with probability pi_j = sum_k alpha_k softmax_j(x_j . theta_k).
+
+    Parameters
+    ----------
+    n_components : int
+        Number of components K.
+    init : {"auto", "random"}, (K, L) array or (weights, atoms)
+        Where to begin; arrays are in the features' own coordinates. "auto" is random starts.
+    n_init : int
+        Number of random starts; all of them move in the same passes.
+    solver : {"auto", "em", "em-first-order"}
+        "em" is preconditioned and accelerated, "em-first-order" takes fixed gradient steps
+        as published; "auto" is "em".
+    l2 : float
+        Penalty (l2 / 2) sum_k |eta_k|^2 on the standardised atoms, nats per draw; 0 for
+        maximum likelihood.
+    tol : float
+        Converged when the estimated distance to the maximum is below this many standard
+        errors.
+    max_passes : int
+        Passes over the data at most, after the survey.
+    precision : {"auto", "single", "double"}
+        Arithmetic of the passes; "auto" turns from single to double where single can no
+        longer tell. Only double passes can converge.
+    random_state : int or None
+        Seed.
+
+    Attributes
+    ----------
+    weights_ : (K,) array
+        Mixing weights, decreasing.
+    atoms_ : (K, L) array
+        Atoms in the features' own coordinates.
+    log_likelihood_ : float
+        Nats per draw.
+    converged_ : bool
+    distance_ : float
+        Estimated distance to the maximum, in standard errors.
+    n_passes_ : int
+        Passes over the data, the survey included.
+    effective_candidates_ : (K,) array
+        exp(entropy) of each component.
+    history_, starts_ : list of dict
+        One row for each pass; one for each start.
+    result_ : FitResult
+        All of it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> features = rng.standard_normal((2000, 2))
+    >>> choice = np.exp(features @ [1.0, -1.0])
+    >>> counts = rng.multinomial(100_000, choice / choice.sum())
+    >>> model = SoftmaxMixture(n_components=1).fit(features, counts)
+    >>> model.converged_, np.round(model.atoms_, 1).tolist()
+    (True, [[1.0, -1.0]])
+    """
+
+    result_: FitResult
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        init: Any = "auto",
+        n_init: int = 10,
+        solver: str = "auto",
+        l2: float = 0.0,
+        tol: float = 0.01,
+        max_passes: int = 500,
+        precision: str = "auto",
+        random_state: int | None = 0,
+    ):
+        self.n_components = n_components
+        self.init = init
+        self.n_init = n_init
+        self.solver = solver
+        self.l2 = l2
+        self.tol = tol
+        self.max_passes = max_passes
+        self.precision = precision
+        self.random_state = random_state
+
+    @classmethod
+    def _parameter_names(cls) -> list[str]:
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name; ``deep`` is there for scikit-learn."""
+        return {name: getattr(self, name) for name in self._parameter_names()}
+
+    def set_params(self, **params: Any) -> SoftmaxMixture:
+        """Set parameters by name.
+
+        Raises
+        ------
+        InputError
+            If there is no parameter of that name.
+        """
+        for name, value in params.items():
+            if name not in self._parameter_names():
+                raise InputError(f"no parameter {name!r}; there are {self._parameter_names()}")
+            setattr(self, name, value)
+        return self
+
+    def fit(
+        self,
+        data: Any,
+        counts: Any = None,
+        *,
+        log_base: Any = None,
+        feature_names: Sequence[str] | None = None,
+        client: Client | None = None,
+        n_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SoftmaxMixture:
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        data : path, Dataset, or (p, L) array of features
+            NumPy or Dask array, or a pandas frame; or a data set on disk.
+        counts : (p,) or (S, p) array, optional
+            Draws of each candidate, in every sample; with an array of features only.
+        log_base : (p,) array, optional
+            Log of the base measure; -inf for candidates that are not available.
+        feature_names : sequence of str, optional
+        client : distributed.Client, optional
+            Default: the current client if there is one, else the threads of this process.
+        n_threads : int, optional
+            Threads when there is no client; default: the CPUs that this process may use.
+        progress : callable, optional
+            Called with a dict after each pass.
+
+        Returns
+        -------
+        SoftmaxMixture
+            Itself.
+
+        Raises
+        ------
+        InputError, StoreError
+            If the data or the parameters cannot be used; lists every problem.
+        NumericalError
+            If no start has a finite likelihood.
+        ClusterError
+            If the cluster was lost.
+        """
+        dataset = as_dataset(data, counts, log_base, feature_names)
+        engine = engine_for(client, n_threads)
+        try:
+            self.result_ = fit(dataset, Settings(**self.get_params()), engine, progress)
+        finally:
+            engine.close()
+        self._dataset = dataset
+        self.n_features_in_ = dataset.n_features
+        return self
+
+    def _result(self) -> FitResult:
+        if not hasattr(self, "result_"):
+            raise NotFittedError("this SoftmaxMixture is not fitted; call fit first")
+        return self.result_
+
+    @property
+    def weights_(self) -> Array:
+        """Mixing weights, (K,), decreasing."""
+        return self._result().weights
+
+    @property
+    def atoms_(self) -> Array:
+        """Atoms in the features' own coordinates, (K, L)."""
+        return self._result().atoms
+
+    @property
+    def log_likelihood_(self) -> float:
+        """Log-likelihood, nats per draw."""
+        return self._result().log_likelihood
+
+    @property
+    def converged_(self) -> bool:
+        """Whether the distance to the maximum is below ``tol`` standard errors."""
+        return self._result().converged
+
+    @property
+    def distance_(self) -> float:
+        """Estimated distance to the maximum, in standard errors."""
+        return self._result().distance
+
+    @property
+    def n_passes_(self) -> int:
+        """Passes over the data, the survey included."""
+        return self._result().n_passes
+
+    @property
+    def effective_candidates_(self) -> Array:
+        """Effective number of candidates of each component, exp(entropy), (K,)."""
+        return self._result().effective_candidates
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """One row for each pass of the best start."""
+        return self._result().history
+
+    @property
+    def starts_(self) -> list[dict[str, Any]]:
+        """One row for each start."""
+        return self._result().starts
+
+    def _predictor(self, features: Array) -> Predictor:
+        result = self._result()
+        if features.ndim != 2 or features.shape[1] != result.atoms.shape[1]:
+            raise InputError(
+                f"features: expected shape (p, {result.atoms.shape[1]}), found {features.shape}"
+            )
+        return Predictor.of(result.weights, result.atoms, features)
+
+    def _on(self, features: Any, log_base: Any) -> tuple[Predictor, RawBlock]:
+        raw = RawBlock(
+            0,
+            np.asarray(features),
+            np.empty(0),
+            None if log_base is None else np.asarray(log_base, dtype=np.float64),
+        )
+        predictor = self._predictor(raw.features)
+        return predictor.normalised([predictor.log_masses(raw)]), raw
+
+    def log_prob(self, features: Any, log_base: Any = None) -> Array:
+        """Log-probability of each candidate when the choice is among the rows given.
+
+        Parameters
+        ----------
+        features : (p, L) array
+        log_base : (p,) array, optional
+
+        Returns
+        -------
+        (p,) array
+            log pi_j, nats: the weights are held, each component is normalised over the rows.
+        """
+        predictor, raw = self._on(features, log_base)
+        return predictor.log_prob(raw)
+
+    def responsibilities(self, features: Any, log_base: Any = None) -> Array:
+        """Posterior of the component given a draw of each candidate, (p, K)."""
+        predictor, raw = self._on(features, log_base)
+        return predictor.responsibilities(raw)
+
+    def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
+        """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
+        n = np.atleast_2d(np.asarray(counts)).sum(axis=0).astype(np.float64)
+        log_prob = self.log_prob(features, log_base)
+        if n.shape != log_prob.shape:
+            raise InputError(f"counts: expected {log_prob.shape[0]} candidates, found {n.shape}")
+        seen = n > 0
+        return float(n[seen] @ log_prob[seen] / n.sum())
+
+    def sample(
+        self,
+        n: int,
+        features: Any = None,
+        log_base: Any = None,
+        random_state: int | None = None,
+    ) -> Array:
+        """Draw from the fitted mixture.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        features : (p, L) array, optional
+            Candidates to choose from; default: those of the data set that was fitted.
+        log_base : (p,) array, optional
+        random_state : int, optional
+
+        Returns
+        -------
+        (p,) array of int
+            How often each candidate was drawn.
+        """
+        self._result()
+        dataset: Dataset
+        if features is not None:
+            values = np.asarray(features)
+            dataset = as_dataset(values, np.zeros(len(values), np.uint8), log_base, None)
+        elif hasattr(self, "_dataset"):
+            dataset = self._dataset
+        else:
+            raise InputError("a loaded model holds no candidates; pass features")
+        rng = np.random.default_rng(random_state)
+        indices = range(dataset.n_blocks)
+        predictor = self._predictor(dataset.read_block(0).features)
+        predictor = predictor.normalised(
+            predictor.log_masses(dataset.read_block(i)) for i in indices
+        )
+
+        def rates(i: int) -> Array:
+            return np.exp(predictor.log_prob(dataset.read_block(i)))
+
+        split = draw_blocks((np.atleast_1d(rates(i).sum()) for i in indices), np.array([n]), rng)
+        parts = []
+        for i in indices:
+            rate = rates(i)
+            total = rate.sum()
+            pvals = rate / total if total > 0 else np.full(len(rate), 1 / len(rate))
+            parts.append(rng.multinomial(split[0, i], pvals))
+        return np.concatenate(parts)
+
+    def predict(
+        self,
+        data: Any,
+        path: str | os.PathLike[str],
+        *,
+        client: Client | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the log-probability and responsibilities of all candidates of a data set.
+
+        Two passes over the features, in parallel, block by block.
+
+        Parameters
+        ----------
+        data : path or Dataset
+        path : path
+            Of the Zarr group to write: ``log_prob`` (candidate) and ``responsibilities``
+            (candidate, component), float64.
+        client : distributed.Client, optional
+        overwrite : bool
+
+        Raises
+        ------
+        InputError, StoreError
+            If the data cannot be read or the path written.
+        """
+        dataset = as_dataset(data)
+        engine = engine_for(client)
+        n_components = len(self.weights_)
+        p, rows = dataset.n_candidates, min(dataset.block_rows, dataset.n_candidates)
+        try:
+            predictor = self._predictor(dataset.read_block(0).features)
+            predictor = predictor.normalised(engine.visit(dataset, predictor.log_masses))
+            with new_group(path, overwrite) as group:
+                log_prob = new_array(
+                    group, "log_prob", (p,), ("candidate",), float, (rows,), np.nan
+                )
+                resp = new_array(
+                    group,
+                    "responsibilities",
+                    (p, n_components),
+                    ("candidate", "component"),
+                    float,
+                    (rows, n_components),
+                    np.nan,
+                )
+                engine.visit(dataset, WritePredictions(predictor, log_prob, resp))
+                group.attrs["softmix_predictions"] = 1
+        finally:
+            engine.close()
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write the fitted model as a Zarr group that xarray opens.
+
+        Raises
+        ------
+        StoreError
+            If the path exists already or cannot be written.
+        """
+        result = self._result()
+        told = asdict(result)
+        arrays = {name: told.pop(name) for name in ("weights", "atoms", "standard_atoms")}
+        arrays["effective_candidates"] = told.pop("effective_candidates")
+        arrays["feature"] = told.pop("feature_names")
+        history = told.pop("history")
+        settings = self.get_params()
+        if not isinstance(settings["init"], str):
+            settings["init"] = "given"
+        packages = ("numpy", "scipy", "zarr", "dask", "distributed")
+        attributes = {
+            **told,
+            "distance": told["distance"] if np.isfinite(told["distance"]) else None,
+            "settings": settings,
+            "data": getattr(getattr(self, "_dataset", None), "name", None),
+            "versions": {"softmix-dist": __version__} | {name: version(name) for name in packages},
+            "blas": blas_kernel(),
+        }
+        write_model(path, arrays, history, attributes, overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SoftmaxMixture:
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        StoreError, InputError
+            If there is no model at ``path``.
+        """
+        arrays, history, told = read_model(path)
+        arrays["feature_names"] = [str(name) for name in arrays.pop("feature")]
+        if told.get("distance") is None:
+            told["distance"] = np.inf
+        values = {**told, **arrays, "history": history}
+        known = [field.name for field in fields(FitResult)]
+        missing = [name for name in known if name not in values]
+        if missing:
+            raise InputError(f"{str(path)!r} lacks {missing}; write the model again")
+        settings = told.get("settings", {})
+        model = cls(**{k: v for k, v in settings.items() if k in cls._parameter_names()})
+        model.result_ = FitResult(**{name: values[name] for name in known})
+        model.n_features_in_ = arrays["atoms"].shape[1]
+        return model
+
+    def summary(self) -> str:
+        """Table of the fitted components, for people."""
+        result = self._result()
+        state = "converged" if result.converged else "NOT CONVERGED"
+        behind = sum(row["stopped"] == "behind" for row in result.starts)
+        starts = f"{len(result.starts)} starts, {behind} dropped while behind"
+        if len(result.starts) == 1:
+            starts = "one start"
+        lines = [
+            (
+                f"Softmax mixture: {len(result.weights)} components, "
+                f"{len(result.feature_names)} features, {result.n_candidates:,} candidates, "
+                f"{result.n_draws:,} draws"
+            ),
+            (
+                f"log-likelihood {result.log_likelihood:.8f} nats per draw, {state} at "
+                f"{result.distance:.2g} standard errors from the maximum"
+            ),
+            f"{result.n_passes} passes in {result.seconds:.1f} s; {starts}",
+        ]
+        if self.l2:
+            lines.append(f"penalised objective {result.objective:.8f} (l2 = {self.l2:g})")
+        width = max(len(name) for name in (*result.feature_names, "effective candidates"))
+        columns = [f"component {k}" for k in range(len(result.weights))]
+        lines += ["", " " * width + "".join(f"{name:>14}" for name in columns)]
+        rows = [
+            ("weight", [f"{w:.6f}" for w in result.weights]),
+            ("effective candidates", [f"{e:,.1f}" for e in result.effective_candidates]),
+            *(
+                (name, [f"{value:.6g}" for value in column])
+                for name, column in zip(result.feature_names, result.atoms.T, strict=True)
+            ),
+        ]
+        lines += [f"{name:<{width}}" + "".join(f"{v:>14}" for v in row) for name, row in rows]
+        lines += ["", *(f"warning: {text}" for text in result.warnings)] if result.warnings else []
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self).__init__).parameters
+        shown = [
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if not _same(value, defaults[name].default)
+        ]
+        return f"SoftmaxMixture({', '.join(shown)})"
+
+
+def _same(value: Any, default: Any) -> bool:
+    return isinstance(value, type(default)) and bool(value == default)
+
+
+def as_dataset(
+    data: Any,
+    counts: Any = None,
+    log_base: Any = None,
+    feature_names: Sequence[str] | None = None,
+) -> Dataset:
+    """Make a data set of a path, a data set, or arrays in memory.
+
+    Raises
+    ------
+    InputError, StoreError
+        If it is none of these, or not as it should be.
+    """
+    if isinstance(data, str | os.PathLike):
+        if counts is not None or log_base is not None:
+            raise InputError("a data set on disk holds its own counts; pass the path alone")
+        return open_dataset(data)
+    if hasattr(data, "read_block"):
+        return data
+    if counts is None:
+        raise InputError("counts are missing: pass fit(features, counts) or the path of a data set")
+    return ArrayDataset.of(data, counts, log_base, feature_names)
+
+
+def describe(data: Any, *, client: Client | None = None) -> dict[str, Any]:
+    """Validate a data set by one pass over it, and describe it.
+
+    Parameters
+    ----------
+    data : path or Dataset
+    client : distributed.Client, optional
+
+    Returns
+    -------
+    dict
+        What it holds.
+
+    Raises
+    ------
+    InputError, StoreError
+        With every problem found.
+    """
+    dataset = as_dataset(data)
+    engine = engine_for(client)
+    try:
+        design, coordinates = survey(dataset, engine)
+    finally:
+        engine.close()
+    return {
+        "data set": dataset.name,
+        "candidates": dataset.n_candidates,
+        "features": dataset.n_features,
+        "samples": dataset.n_samples,
+        "draws": design.n_draws,
+        "observed candidates": design.n_observed,
+        "effective candidates": float(np.exp(coordinates.base_entropy)),
+        "feature type": str(dataset.dtype),
+        "block rows": dataset.block_rows,
+        "blocks": dataset.n_blocks,
+    }

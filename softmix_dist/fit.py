@@ -1,0 +1,545 @@
+"""The one loop: survey, starts, passes, stop.
+
+A fit reads the data through an engine. Every iteration of every start alive is part of
+one pass; starts that lag are dropped; the leader goes on until what is left to gain is
+less than a small part of what the data can tell.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block, Finding, Findings
+from softmix_dist.data.dataset import Dataset
+from softmix_dist.engine import Engine, single_blas_thread
+from softmix_dist.errors import (
+    CondensedComponentWarning,
+    ConvergenceWarning,
+    InputError,
+    NumericalError,
+    SoftmixWarning,
+    StoreError,
+    WarmStartWarning,
+)
+from softmix_dist.kernels import prepare, score
+from softmix_dist.kernels import survey as survey_block
+from softmix_dist.model import Coordinates, Frame, Mixture, block_dtype
+from softmix_dist.solve import em
+from softmix_dist.solve.design import draws_mean, standard_coordinates
+from softmix_dist.solve.point import Point, evaluate
+from softmix_dist.solve.starts import (
+    explicit_start,
+    mixture_at,
+    predicted_normalisers,
+    random_starts,
+)
+from softmix_dist.sums import DesignSums, ScoreSums
+
+logger = logging.getLogger("softmix_dist")
+
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+# Passes between two rounds in which the worse half of the starts is dropped.
+_ROUND = 10
+# A start whose objective was never finite is moved at most this often.
+_RESCUES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a fit; see `SoftmaxMixture` for their meaning."""
+
+    n_components: int
+    init: Any = "auto"
+    n_init: int = 10
+    solver: str = "auto"
+    l2: float = 0.0
+    tol: float = 0.01
+    max_passes: int = 500
+    precision: str = "auto"
+    random_state: int | None = 0
+
+    def check(self) -> None:
+        """Raise `InputError` unless every setting is in its range."""
+        choices = {
+            "solver": ("auto", "em", "em-first-order"),
+            "precision": ("auto", "single", "double"),
+        }
+        problems = [
+            f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
+        ]
+        if isinstance(self.init, str) and self.init not in ("auto", "random"):
+            problems.append(f"init: expected auto, random or an array, found {self.init!r}")
+        if not _whole(self.n_components, 1):
+            problems.append(f"n_components: expected at least 1, found {self.n_components!r}")
+        if not _whole(self.n_init, 1):
+            problems.append(f"n_init: expected at least 1, found {self.n_init!r}")
+        if not _whole(self.max_passes, 1):
+            problems.append(f"max_passes: expected at least 1, found {self.max_passes!r}")
+        if not (np.isreal(self.tol) and 0 < self.tol < np.inf):
+            problems.append(f"tol: expected a positive number, found {self.tol!r}")
+        if not (np.isreal(self.l2) and 0 <= self.l2 < np.inf):
+            problems.append(f"l2: expected a number of at least 0, found {self.l2!r}")
+        if problems:
+            raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))
+
+
+def _whole(value: Any, least: int) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return bool(whole and value >= least)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit found; components by decreasing weight.
+
+    Attributes
+    ----------
+    weights : (K,) array
+    atoms : (K, L) array
+        In the features' own coordinates.
+    standard_atoms : (K, L) array
+        In standard coordinates: whitened by the design.
+    log_likelihood, objective : float
+        Nats per draw; the objective is penalised.
+    effective_candidates : (K,) array
+        exp(entropy) of each component's softmax.
+    converged : bool
+    distance : float
+        Estimated distance to the maximum, in standard errors.
+    n_passes : int
+        Passes over the data, the survey included.
+    n_draws, n_candidates : int
+    history, starts : list of dict
+        One row for each pass of the best start; one for each start.
+    warnings : list of str
+    seconds : float
+    """
+
+    weights: Array
+    atoms: Array
+    standard_atoms: Array
+    log_likelihood: float
+    objective: float
+    effective_candidates: Array
+    converged: bool
+    distance: float
+    n_passes: int
+    n_draws: int
+    n_candidates: int
+    feature_names: list[str]
+    history: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    warnings: list[str]
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """One start on its way."""
+
+    method: str
+    number: int
+    proposal: Mixture
+    predicted: Array
+    dtype: np.dtype[Any]
+    state: em.EMState | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    rescues: int = 0
+    converged: bool = False
+    stopped: str | None = None
+
+    @property
+    def objective(self) -> float:
+        return self.state.point.objective if self.state else -np.inf
+
+    @property
+    def alive(self) -> bool:
+        return self.stopped is None
+
+
+Progress = Callable[[dict[str, Any]], None]
+_Group = tuple[tuple[Mixture, ...], np.dtype[Any]]
+
+
+def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSums, ...], ...]:
+    if block.findings:
+        raise StoreError(f"the data changed while they were being fitted:\n{block.findings}")
+    return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
+
+
+def survey(
+    dataset: Dataset,
+    engine: Engine,
+    n_components: int = 8,
+    surveyed: Callable[[DesignSums, str], None] = lambda sums, plan: None,
+) -> tuple[DesignSums, Coordinates]:
+    """Read the data once: load them into the engine, check every value, sum the design.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    engine : Engine
+    n_components : int
+        Decides the memory order of blocks.
+    surveyed : callable
+        Called with the sums, and how the data are held in words, before they are judged.
+
+    Returns
+    -------
+    DesignSums
+    Coordinates
+
+    Raises
+    ------
+    StoreError
+        If a chunk is lost or cannot be read.
+    InputError
+        If values are not those of a data set, or columns are constant or collinear.
+    """
+    first = dataset.read_block(0)
+    frame = Frame.of(first.features, first.log_base)
+    row_bytes = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
+    row_bytes += 0 if first.log_base is None else 8
+    take = partial(prepare, frame=frame, n_components=n_components)
+    plan = engine.load(dataset, take, row_bytes * dataset.n_candidates)
+    sums, findings = engine.reduce(survey_block)
+    surveyed(sums, plan)
+    findings += _total_findings(sums, findings, dataset.n_draws)
+    if findings:
+        kind = StoreError if findings.lost else InputError
+        raise kind(f"{dataset.name!r} cannot be fitted:\n{findings}")
+    return sums, standard_coordinates(sums, frame, dataset.feature_names, dataset.dtype)
+
+
+def _total_findings(sums: DesignSums, findings: Findings, n_draws: int | None) -> Findings:
+    if findings:
+        return Findings()
+    if n_draws is not None and sums.n_draws != n_draws:
+        return Findings(
+            (
+                Finding(
+                    "counts",
+                    f"the total is {sums.n_draws}, but attribute n_draws says {n_draws}",
+                    "a lost chunk of counts reads as zeros: write the counts again",
+                    1,
+                    0,
+                    "the whole array",
+                ),
+            )
+        )
+    if sums.n_draws == 0:
+        remedy = "there is nothing to fit: add the observed draws"
+        return Findings((Finding("counts", "no draws at all", remedy, 1, 0, "the whole array"),))
+    return Findings()
+
+
+def fit(
+    dataset: Dataset, settings: Settings, engine: Engine, progress: Progress | None = None
+) -> FitResult:
+    """Fit a softmax mixture.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    settings : Settings
+    engine : Engine
+        The result has the same bits on every one.
+    progress : callable, optional
+        Called with a dict after each pass: what the log line says.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    InputError, StoreError
+        If the data or the settings cannot be used; lists every problem.
+    NumericalError
+        If no start has a finite likelihood.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the passes ran out before the criterion was met.
+    CondensedComponentWarning
+        If a component sits on hardly any candidates.
+    """
+    settings.check()
+    with single_blas_thread():
+        return _Fit(dataset, settings, engine, progress or (lambda row: None)).run()
+
+
+class _Fit:
+    """One fit: fixed data in ``__init__``, changing runs in `run`."""
+
+    def __init__(self, dataset: Dataset, settings: Settings, engine: Engine, progress: Progress):
+        self.settings = settings
+        self.engine = engine
+        self.progress = progress
+        self.began = time.perf_counter()
+        self.n_passes = 0
+        self.warnings: list[str] = []
+        self.dataset = dataset
+        self.em = em.EMSettings(first_order=settings.solver == "em-first-order")
+
+    def run(self) -> FitResult:
+        # 1. Survey: check, load, whiten.
+        self.design, self.coordinates = survey(
+            self.dataset, self.engine, self.settings.n_components, self._surveyed
+        )
+        if self.settings.n_components > self.design.n_observed:
+            raise InputError(
+                f"n_components: {self.settings.n_components} components, but only "
+                f"{self.design.n_observed} distinct candidates were observed; use fewer"
+            )
+        # 2. All starts move together: one pass evaluates the next step of each.
+        runs = self._starts()
+        rounds = 0
+        while self.n_passes < self.settings.max_passes + 1:
+            active = [run for run in runs if run.alive and not run.converged]
+            if not active or self._decided(runs):
+                break
+            for run, point in zip(active, self._evaluate(active), strict=True):
+                self._advance(run, point)
+            leader = self._leader(runs)
+            if leader is not None:
+                self._event("pass", start=leader.number, alive=len(active), **leader.history[-1])
+            rounds += 1
+            if rounds % _ROUND == 0:
+                self._halve(runs)
+        # 3. The best of them.
+        best = self._leader(runs)
+        if best is None or best.state is None:
+            raise NumericalError(
+                "no start has a finite likelihood; atoms may be far outside the radius "
+                f"{self.coordinates.radius:.2g} in standard coordinates, or features have "
+                "extreme outliers: rescale them or give another init"
+            )
+        return self._result(best, runs)
+
+    def _starts(self) -> list[_Run]:
+        settings = self.settings
+        n_components, n_features = settings.n_components, self.dataset.n_features
+        dtype = _DOUBLE if settings.precision == "double" else _SINGLE
+        if isinstance(settings.init, str):
+            rng = np.random.default_rng(settings.random_state)
+            centre = draws_mean(self.design, self.coordinates)
+            n_starts = 1 if n_components == 1 else settings.n_init
+            radius = self.coordinates.radius
+            equal = np.full(n_components, 1 / n_components)
+            found = [
+                ("random", equal, atoms)
+                for atoms in random_starts(n_starts, n_components, centre, radius, rng)
+            ]
+        else:
+            given = explicit_start(settings.init, n_components, n_features, self.coordinates)
+            found = [("given", *given)]
+        return [
+            _Run(
+                method,
+                number,
+                mixture_at(weights, atoms, self.coordinates),
+                predicted_normalisers(atoms, self.coordinates),
+                dtype,
+            )
+            for number, (method, weights, atoms) in enumerate(found)
+        ]
+
+    def _evaluate(self, runs: list[_Run]) -> list[Point]:
+        """One pass over the data for the proposals of all runs."""
+        dtypes = sorted({run.dtype for run in runs}, key=lambda dtype: dtype.itemsize)
+        members = [[run for run in runs if run.dtype == dtype] for dtype in dtypes]
+        groups = [
+            (tuple(self.coordinates.to_frame(run.proposal) for run in group), dtype)
+            for group, dtype in zip(members, dtypes, strict=True)
+        ]
+        sums = self.engine.reduce(partial(_score_groups, groups=groups))
+        self.n_passes += 1
+        points = {
+            run.number: evaluate(
+                run.proposal, s, self.coordinates, self.design.n_draws, self.settings.l2
+            )
+            for group, group_sums in zip(members, sums, strict=True)
+            for run, s in zip(group, group_sums, strict=True)
+        }
+        return [points[run.number] for run in runs]
+
+    def _advance(self, run: _Run, point: Point) -> None:
+        rounding = _rounding(point, run.dtype)
+        if run.state is None:
+            if not self._begin(run, point):
+                return
+        else:
+            kind = run.state.kind
+            run.state = em.advance(run.state, point, self.em, rounding)
+            self._record(run, kind, run.state.point is point, rounding)
+        assert run.state is not None
+        vanished = run.state.point.resp * self.design.n_draws < 1e-6
+        if vanished.any():
+            self._warn(
+                WarmStartWarning,
+                f"start {run.number}: {vanished.sum()} components lost all their draws and were "
+                "dropped; use fewer components or another start",
+            )
+            run.state = em.drop_components(run.state, ~vanished, self.em)
+        run.proposal, run.predicted = run.state.proposal, run.state.predicted
+        left = run.state.remaining
+        if run.dtype == _SINGLE and (left < 10 * rounding or run.state.stuck):
+            if self.settings.precision == "single":
+                run.stopped = "reached the noise of single precision"
+                return
+            # From here on float64: what is left to gain is less than float32 can tell.
+            run.dtype = _DOUBLE
+            run.state = replace(run.state, gains=(), history=(), stuck=False)
+        elif run.dtype == _DOUBLE:
+            run.converged = self._distance(left) < self.settings.tol
+            if run.state.stuck and not run.converged:
+                run.stopped = "no step raised the likelihood"
+
+    def _begin(self, run: _Run, point: Point) -> bool:
+        """Accept a start when its normalisers were predicted well enough, else repeat it."""
+        off = em.surprise(point, run.predicted)
+        if off > em.MAX_SURPRISE and run.rescues < _RESCUES:
+            run.rescues += 1
+            # The next pass has the wanted weights exactly; where the sums overflowed or
+            # vanished, the offsets are moved until they do neither.
+            shift = np.where(np.isfinite(point.log_normalisers), 0.0, 600.0)
+            shift = np.where(point.log_normalisers == -np.inf, -600.0, shift)
+            exact = np.where(shift == 0, point.log_normalisers, run.predicted + shift)
+            run.proposal = Mixture(run.proposal.offsets + run.predicted - exact, run.proposal.atoms)
+            run.predicted = exact
+            return False
+        if not np.isfinite(point.log_likelihood):
+            run.stopped = "the likelihood is not finite"
+            return False
+        run.state = em.start(point, self.em)
+        self._record(run, "start", True, _rounding(point, run.dtype))
+        return True
+
+    def _record(self, run: _Run, kind: str, accepted: bool, rounding: float) -> None:
+        assert run.state is not None
+        point = run.state.point
+        slopes = np.concatenate([part.ravel() for part in point.gradient])
+        run.history.append(
+            {
+                "pass": self.n_passes,
+                "log_likelihood": point.log_likelihood,
+                "objective": point.objective,
+                "gradient": float(np.abs(slopes).max()),
+                "distance": self._distance(run.state.remaining),
+                "step": kind if accepted else f"{kind} rejected",
+                "precision": run.dtype.name,
+                "rounding": rounding,
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
+
+    def _distance(self, remaining: float) -> float:
+        """Distance to the maximum in standard errors, from what is left to gain."""
+        return float(np.sqrt(2 * self.design.n_draws * max(remaining, 0.0)))
+
+    def _leader(self, runs: list[_Run]) -> _Run | None:
+        scored = [run for run in runs if run.state is not None]
+        return max(scored, key=lambda run: (run.objective, -run.number), default=None)
+
+    def _decided(self, runs: list[_Run]) -> bool:
+        """Whether the leader converged and nobody alive can be expected to pass it."""
+        leader = self._leader(runs)
+        if leader is None or not leader.converged:
+            return False
+        return all(
+            run.converged
+            or (run.state is not None and run.objective + run.state.remaining < leader.objective)
+            for run in runs
+            if run.alive
+        )
+
+    def _halve(self, runs: list[_Run]) -> None:
+        """Drop the worse half of the starts alive."""
+        alive = sorted((run for run in runs if run.alive), key=lambda run: -run.objective)
+        for run in alive[(len(alive) + 1) // 2 :]:
+            run.stopped = "behind"
+
+    def _warn(self, kind: type[SoftmixWarning], message: str) -> None:
+        self.warnings.append(message)
+        warnings.warn(message, kind, stacklevel=5)
+
+    def _surveyed(self, sums: DesignSums, plan: str) -> None:
+        self.n_passes += 1
+        self._event("survey", plan=plan, n_draws=sums.n_draws, n_candidates=sums.n_candidates)
+
+    def _event(self, phase: str, **what: Any) -> None:
+        row = {"phase": phase, **what, "seconds": time.perf_counter() - self.began}
+        logger.info("%s", row, extra={"softmix": row})
+        self.progress(row)
+
+    def _result(self, best: _Run, runs: list[_Run]) -> FitResult:
+        assert best.state is not None
+        point = best.state.point
+        order = np.argsort(-point.weights, kind="stable")
+        effective = np.exp(point.entropies)[order]
+        floor = min(10.0, 0.1 * float(np.exp(self.coordinates.base_entropy)))
+        for k in np.flatnonzero(effective < floor):
+            self._warn(
+                CondensedComponentWarning,
+                f"component {k} (weight {point.weights[order][k]:.2g}) sits on "
+                f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
+                "use l2 > 0 or fewer components",
+            )
+        distance = self._distance(best.state.remaining)
+        if not best.converged:
+            reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
+            self._warn(
+                ConvergenceWarning,
+                f"not converged: {reason}, at an estimated {distance:.2g} standard errors from "
+                f"the maximum (tol={self.settings.tol}); the estimate may still move",
+            )
+        atoms = point.mixture.atoms[order]
+        return FitResult(
+            weights=point.weights[order],
+            atoms=self.coordinates.to_features(atoms),
+            standard_atoms=atoms,
+            log_likelihood=point.log_likelihood,
+            objective=point.objective,
+            effective_candidates=effective,
+            converged=best.converged,
+            distance=distance,
+            n_passes=self.n_passes,
+            n_draws=self.design.n_draws,
+            n_candidates=self.design.n_candidates,
+            feature_names=list(self.dataset.feature_names),
+            history=best.history,
+            starts=[_start_row(run, best) for run in runs],
+            warnings=self.warnings,
+            seconds=time.perf_counter() - self.began,
+        )
+
+
+def _start_row(run: _Run, best: _Run) -> dict[str, Any]:
+    return {
+        "method": run.method,
+        "log_likelihood": run.state.point.log_likelihood if run.state else None,
+        "objective": run.objective if run.state else None,
+        "passes": len(run.history),
+        "converged": run.converged,
+        "stopped": run.stopped,
+        "best": run is best,
+    }
+
+
+def _rounding(point: Point, dtype: np.dtype[Any]) -> float:
+    """Bound on the rounding error of the objective between two passes, nats per draw."""
+    if not np.isfinite(point.log_likelihood):
+        return 0.0
+    return 4 * float(np.finfo(dtype).eps) * (1 + abs(point.log_likelihood))

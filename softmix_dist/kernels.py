@@ -1,0 +1,271 @@
+"""Kernels: one block of rows in, partial sums out.
+
+All of them sweep the block in slices that stay in cache, and no array of
+(candidates x components) is ever larger than a slice. They use only what the
+array namespace of NumPy offers, no state, and no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block, Findings, RawBlock, inspect
+from softmix_dist.model import Frame, Mixture, block_dtype
+from softmix_dist.sums import DesignSums, ScoreSums
+
+# A product of up to about 1e6 multiplications stays in the small-matrix kernels of
+# OpenBLAS, up to three times faster on these shapes than its packed ones, and a slice
+# of up to about 640 kB in the second-level cache (measured: tests/bench/kernel.py).
+_SLICE_PRODUCT = 1_000_000
+_SLICE_BYTES = 640_000
+_SLICE_ROWS = 512, 8192
+
+
+def slice_rows(n_columns: int, n_components: int, itemsize: int = 8) -> int:
+    """Rows of a slice: a power of two such that its products and buffers are small."""
+    rows = min(_SLICE_PRODUCT // (n_columns * n_components), _SLICE_BYTES // (n_columns * itemsize))
+    low, high = _SLICE_ROWS
+    return int(np.clip(1 << max(rows, 1).bit_length() - 1, low, high))
+
+
+def layout(n_components: int) -> Literal["C", "F"]:
+    """Memory order of (rows, columns) buffers: "F" (component-major) for few components.
+
+    With few components a row is too short for vector instructions, so columns are
+    kept contiguous; measured on 1 to 16 components in both precisions.
+    """
+    return "F" if n_components <= 6 else "C"
+
+
+def prepare(raw: RawBlock, frame: Frame, n_components: int) -> Block:
+    """Turn a block as it is stored into the block that the kernels see.
+
+    Parameters
+    ----------
+    raw : RawBlock
+    frame : Frame
+        Centre and scale that are taken out of the features.
+    n_components : int
+        Decides the memory order, see `layout`.
+
+    Returns
+    -------
+    Block
+        With its findings. Where there are any the sums mean nothing.
+    """
+    findings = inspect(raw)
+    dtype = block_dtype(raw.features.dtype)
+    rows, n_features = raw.features.shape
+    features = np.empty((rows, n_features + 1), dtype, order=layout(n_components))
+    features[:, 0] = 1
+    with np.errstate(invalid="ignore", over="ignore"):
+        features[:, 1:] = raw.features
+        features[:, 1:] -= frame.centre
+        features[:, 1:] /= frame.scale
+    counts = np.atleast_2d(raw.counts)
+    if counts.dtype.kind != "f":
+        counts = counts.astype(np.uint64, copy=False)
+    draws = counts.sum(axis=0).astype(np.float64)
+    log_base = None
+    if raw.log_base is not None:
+        log_base = raw.log_base.astype(np.float64) - frame.log_base_level
+    observed = np.flatnonzero(draws)
+    sparse = 4 * observed.size < rows
+    return Block(features, draws, log_base, None, observed if sparse else None, findings)
+
+
+def survey(block: Block) -> tuple[DesignSums, Findings]:
+    """Design sums and findings of one block.
+
+    Parameters
+    ----------
+    block : Block
+
+    Returns
+    -------
+    DesignSums
+        In float64; zero where the block has findings.
+    Findings
+    """
+    rows, columns = block.features.shape
+    gram = np.zeros((columns, columns))
+    draws = np.zeros(columns)
+    log_base = 0.0
+    if not block.findings:
+        step = slice_rows(columns, columns)
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            x = block.features[part].astype(np.float64)
+            draws += block.draws[part] @ x
+            if block.log_base is None:
+                gram += x.T @ x
+            else:
+                base = block.log_base[part]
+                u = np.exp(base)
+                gram += x.T @ (x * u[:, None])
+                log_base += float(u @ np.where(u > 0, base, 0.0))
+    # Totals may pass 2^53: added as integers, block by block.
+    n_draws = 0 if block.findings else int(block.draws.astype(np.uint64).sum())
+    n_observed = int(np.count_nonzero(block.draws))
+    return DesignSums(gram, draws, log_base, n_draws, n_observed, rows), block.findings
+
+
+def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tuple[ScoreSums, ...]:
+    """Score sums of one block, for several mixtures in one sweep.
+
+    Parameters
+    ----------
+    block : Block
+    mixtures : sequence of Mixture
+        In frame coordinates.
+    dtype : dtype
+        Precision of the arithmetic inside a slice; slices are added in float64.
+
+    Returns
+    -------
+    tuple of ScoreSums
+        One for each mixture.
+
+    Notes
+    -----
+    One exponential per (row, component) serves the sums over candidates and the sums
+    over draws. Where lambda underflows at a row with draws, or an exponential
+    overflows, the slice is done again with shifted exponents in float64.
+    """
+    sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
+    rows, columns = block.features.shape
+    step = max(sweep.step for sweep in sweeps)
+    scratch = None
+    if block.features.dtype != dtype:
+        order: Literal["C", "F"] = "C" if block.features.flags.c_contiguous else "F"
+        scratch = np.empty((min(step, rows), columns), dtype, order=order)
+    # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for start in range(0, rows, step):
+            x = block.features[start : start + step]
+            if scratch is not None:
+                np.copyto(scratch[: len(x)], x, casting="same_kind")
+                x = scratch[: len(x)]
+            for sweep in sweeps:
+                sweep.add(x, start)
+        return tuple(sweep.finish() or _guarded(block, sweep.mixture) for sweep in sweeps)
+
+
+class _Sweep:
+    """Running sums of one mixture over the slices of a block, with its buffers."""
+
+    def __init__(self, block: Block, mixture: Mixture, dtype: np.dtype[Any]):
+        rows, columns = block.features.shape
+        n_components = mixture.n_components
+        self.block = block
+        self.mixture = mixture
+        self.step = min(slice_rows(columns, n_components, dtype.itemsize), rows)
+        self.coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(dtype)
+        self.ones = np.ones(n_components, dtype)
+        self.exponentials = np.empty((self.step, n_components), dtype, order=layout(n_components))
+        self.observed = block.observed
+        draws = block.draws if self.observed is None else block.draws[self.observed]
+        self.n = draws.astype(dtype)
+        self.log_base = None if block.log_base is None else block.log_base.astype(dtype)
+        self.times = None if block.multiplicity is None else block.multiplicity.astype(dtype)
+        self.lam = np.empty(len(self.n), dtype)
+        self.tiny = dtype.type(np.finfo(dtype).tiny * 1e8)
+        # One partial sum a slice, added in float64 at the end.
+        n_slices = -(-rows // self.step)
+        self.candidates = np.empty((n_slices, n_components, columns), dtype)
+        self.draws = np.empty_like(self.candidates)
+        self.base = np.zeros(n_components)
+
+    def add(self, x: Array, start: int) -> None:
+        """Add the rows ``x``, which begin at row ``start``; one step at a time."""
+        for first in range(0, len(x), self.step):
+            self._add_slice(x[first : first + self.step], start + first)
+
+    def _add_slice(self, x: Array, start: int) -> None:
+        part = slice(start, start + len(x))
+        i = start // self.step
+        # 1. The exponentials u_j exp(b_k + x_j.theta_k).
+        e = np.matmul(x, self.coefficients, out=self.exponentials[: len(x)])
+        if self.log_base is not None:
+            e += self.log_base[part, None]
+        np.exp(e, out=e)
+        # 2. lambda_j, at the rows that the sums over draws visit.
+        if self.observed is None:
+            lam = np.matmul(e, self.ones, out=self.lam[part])
+            n, e_n, x_n = self.n[part], e, x
+        else:
+            low, high = np.searchsorted(self.observed, (part.start, part.stop))
+            chosen = self.observed[low:high] - start
+            n, e_n, x_n = self.n[low:high], e[chosen], x[chosen]
+            lam = np.matmul(e_n, self.ones, out=self.lam[low:high])
+        np.maximum(lam, self.tiny, out=lam)
+        if self.times is not None:
+            e *= self.times[part, None]
+            if e_n is not e:
+                e_n *= self.times[part][chosen, None]
+        # 3. Sums over candidates, then the same exponentials reweighted by n_j / lambda_j.
+        np.matmul(e.T, x, out=self.candidates[i])
+        if self.log_base is not None:
+            self.base += e.T @ np.where(self.log_base[part] > -np.inf, self.log_base[part], 0)
+        e_n *= (n / lam)[:, None]
+        np.matmul(e_n.T, x_n, out=self.draws[i])
+
+    def finish(self) -> ScoreSums | None:
+        """Return the sums of the block; None if they need shifted exponents."""
+        n = self.n
+        if self.lam.size and self.lam.min() <= self.tiny and n[self.lam <= self.tiny].any():
+            return None
+        if self.times is not None:
+            n = n * (self.times if self.observed is None else self.times[self.observed])
+        sums = ScoreSums(
+            float(n @ np.log(self.lam)),
+            self.candidates.sum(axis=0, dtype=np.float64),
+            self.draws.sum(axis=0, dtype=np.float64),
+            self.base,
+        )
+        # Every exponential is in the first column of the sums over candidates.
+        return sums if np.isfinite(sums.candidates).all() else None
+
+
+def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
+    """Score sums of one block with exponents shifted row by row, in float64.
+
+    Where a sum over candidates still overflows it is infinite: the solver reads that
+    as a normaliser predicted far too low.
+    """
+    rows, columns = block.features.shape
+    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
+    n_components = mixture.n_components
+    sums = ScoreSums(
+        0.0,
+        np.zeros((n_components, columns)),
+        np.zeros((n_components, columns)),
+        np.zeros(n_components),
+    )
+    step = slice_rows(columns, n_components)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        x = block.features[part].astype(np.float64)
+        w = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
+        n = w * block.draws[part]
+        base = np.zeros(len(x)) if block.log_base is None else block.log_base[part]
+        logits = x @ coefficients + base[:, None]
+        top = logits.max(axis=1, keepdims=True)
+        top[top == -np.inf] = 0.0
+        shifted = np.exp(logits - top)
+        lam = shifted.sum(axis=1, keepdims=True)
+        seen = n > 0
+        resp = shifted[seen] * (n[seen, None] / lam[seen])
+        e = np.exp(logits) * w[:, None]
+        candidates = e.T @ x
+        candidates[~np.isfinite(candidates[:, 0])] = np.inf
+        sums += ScoreSums(
+            float(n[seen] @ (np.log(lam[seen]) + top[seen])[:, 0]),
+            candidates,
+            resp.T @ x[seen],
+            e.T @ np.where(base > -np.inf, base, 0.0),
+        )
+    return sums

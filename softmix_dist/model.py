@@ -1,0 +1,147 @@
+"""The model's values: parameters, and the coordinates in which they are computed.
+
+Three coordinate systems of the features, each an affine image of the one before:
+
+1. *features*: as the user gave them;
+2. *frame*: shifted and scaled column by column, exactly, when a block is loaded
+   (so that a year or a price costs no digits); the kernels work here;
+3. *standard*: whitened by the design's mean and covariance; the solvers work
+   here, so that steps, radii, penalties and tolerances mean the same on every
+   data set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A softmax mixture as the pair (b, atoms).
+
+    Stands for the weights alpha_k proportional to exp(b_k) Z_k, where Z_k is the
+    normaliser of the k-th softmax; so it can be evaluated without knowing Z_k.
+
+    Attributes
+    ----------
+    offsets : (K,) array
+        b_k.
+    atoms : (K, L) array
+        theta_k, in the coordinates that the context says.
+    """
+
+    offsets: Array
+    atoms: Array
+
+    @property
+    def n_components(self) -> int:
+        """Number of components K."""
+        return len(self.offsets)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Provisional centre and scale of the features, and level of the log base measure.
+
+    Attributes
+    ----------
+    centre : (L,) array, in the dtype of the blocks
+        Zero unless the offset of a column is large against its spread: then the
+        subtraction is exact in the stored precision (Sterbenz), and needed.
+    scale : (L,) array, in the dtype of the blocks
+        Powers of two, so that dividing by them is exact.
+    log_base_level : float
+        Subtracted from the log base measure; without effect on the model.
+    """
+
+    centre: Array
+    scale: Array
+    log_base_level: float = 0.0
+
+    @classmethod
+    def of(cls, features: Array, log_base: Array | None = None) -> Frame:
+        """Frame of a data set, from its first block.
+
+        Parameters
+        ----------
+        features : (rows, L) array
+        log_base : (rows,) array or None
+
+        Returns
+        -------
+        Frame
+        """
+        dtype = block_dtype(features.dtype)
+        values = features.astype(np.float64)
+        values[~np.isfinite(values)] = 0.0
+        middle = np.median(values, axis=0) if len(values) else np.zeros(features.shape[1])
+        centre = middle.astype(dtype)
+        reach = np.abs(values - centre).max(axis=0, initial=0.0)
+        # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring.
+        centre = np.where(np.abs(centre) >= 2 * reach, centre, 0).astype(dtype)
+        spread = np.sqrt(np.mean((values - centre) ** 2, axis=0)) if len(values) else reach
+        exponent = np.log2(spread, where=spread > 0, out=np.zeros_like(spread))
+        scale = np.exp2(np.clip(np.rint(exponent), -100, 100)).astype(dtype)
+        level = 0.0
+        if log_base is not None and np.isfinite(log_base).any():
+            level = float(log_base[np.isfinite(log_base)].max())
+        return cls(centre, scale, level)
+
+
+def block_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Precision of a block in memory: float16 is read as float32, others as they are."""
+    return np.dtype(np.float64) if stored.itemsize == 8 else np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Maps between the frame and the standard coordinates z = C^-1 (x - mean).
+
+    Attributes
+    ----------
+    frame : Frame
+    mean : (L,) array
+        Base-weighted mean of the features over candidates, in the frame.
+    factor : (L, L) array
+        Lower Cholesky factor C of their covariance, in the frame.
+    log_candidates : float
+        Log of the total base measure over candidates.
+    base_entropy : float
+        Entropy of the normalised base measure, nats.
+    """
+
+    frame: Frame
+    mean: Array
+    factor: Array
+    log_candidates: float
+    base_entropy: float
+
+    @property
+    def radius(self) -> float:
+        """Norm beyond which an atom condenses on few candidates, sqrt(2 log p)."""
+        return float(np.sqrt(2 * max(self.base_entropy, np.log(2))))
+
+    def to_frame(self, mixture: Mixture) -> Mixture:
+        """Map a mixture from standard to frame coordinates."""
+        atoms = solve_triangular(self.factor, mixture.atoms.T, lower=True, trans="T").T
+        return Mixture(mixture.offsets - atoms @ self.mean, atoms)
+
+    def to_features(self, atoms: Array) -> Array:
+        """Map atoms (K, L) from standard coordinates to the features' own."""
+        inner = solve_triangular(self.factor, atoms.T, lower=True, trans="T").T
+        return inner / self.frame.scale.astype(np.float64)
+
+    def from_features(self, atoms: Array) -> Array:
+        """Map atoms (K, L) from the features' own coordinates to standard ones."""
+        return (atoms * self.frame.scale.astype(np.float64)) @ self.factor
+
+    def standardise(self, sums: Array) -> Array:
+        """Map sums of (1, x) over rows, (K, L + 1), to sums of z, (K, L)."""
+        centred = sums[:, 1:] - sums[:, :1] * self.mean
+        return solve_triangular(self.factor, centred.T, lower=True).T

@@ -1,0 +1,1 @@
+"""Pure mathematics on sums: starts, steps, convergence."""

@@ -1,0 +1,252 @@
+"""Expectation-maximisation with one pass an iteration, and its acceleration.
+
+The E-step needs one pass over the data. The M-step moves each atom by the design's
+covariance, which in standard coordinates is the identity (for Gaussian features
+nearly Newton's step), and predicts the normaliser at the new atom; the next pass has
+the exact likelihood whatever the prediction was.
+
+The acceleration is quasi-Newton: limited-memory BFGS over (log weights, atoms) whose
+initial metric is EM's own, so that its first step is the EM step and it only has to
+learn what EM does not know. Anderson acceleration was measured first and lost: at depths
+5 to 40 it ran out of 400 passes on 7 of 12 fits of the US names and on all 4 of features
+of Student's law, where this needed 110 to 210; on Gaussian features both take about 25.
+
+``first_order`` is the published form instead: a fixed step along the gradient.
+
+Sources: Bing, Bunea, Niles-Weed & Wegkamp, arXiv:2409.09903; Jamshidian & Jennrich,
+J. R. Statist. Soc. B 59 (1997) for quasi-Newton acceleration of EM; Nocedal & Wright,
+Numerical Optimization (2006), algorithm 7.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from softmix_dist.model import Array, Mixture
+from softmix_dist.solve.point import Point
+
+# A normaliser predicted further off than this, in nats, means that the step was too long.
+MAX_SURPRISE = 0.5
+_DEPTH = 20
+_SMALLEST_RADIUS = 1e-12
+
+
+@dataclass(frozen=True)
+class EMSettings:
+    """How steps are taken.
+
+    Attributes
+    ----------
+    first_order : bool
+        Fixed gradient steps, no acceleration.
+    step : float
+        Their length, in standard coordinates.
+    """
+
+    first_order: bool = False
+    step: float = 1.0
+
+
+@dataclass(frozen=True)
+class EMState:
+    """Where EM stands: the last accepted point and the proposal to evaluate next.
+
+    Attributes
+    ----------
+    point : Point
+    proposal : Mixture
+    predicted : (K,) array
+        Log normalisers that the proposal assumes.
+    kind : {"em", "quasi-newton"}
+        How the proposal was made.
+    length : float
+        Length of the proposed step, in the metric of the weights.
+    radius : float
+        Longest step that is trusted.
+    history : tuple of (x, slope)
+        Evaluated points and the slopes there, for the acceleration; the accepted one last.
+    gains : tuple of float
+        Last increases of the objective, nats per draw.
+    remaining : float
+        Estimate of what is left to gain, nats per draw.
+    stuck : bool
+        No step, however small, raised the objective.
+    """
+
+    point: Point
+    proposal: Mixture
+    predicted: Array
+    kind: str
+    length: float
+    radius: float
+    history: tuple[tuple[Array, Array], ...]
+    gains: tuple[float, ...]
+    remaining: float
+    stuck: bool = False
+
+
+def start(point: Point, settings: EMSettings) -> EMState:
+    """Begin at an evaluated point."""
+    return _propose(point, settings, np.inf, (), ())
+
+
+def surprise(evaluated: Point, predicted: Array) -> float:
+    """Largest error of the predicted log normalisers, nats."""
+    if not np.isfinite(evaluated.log_likelihood):
+        return np.inf
+    return float(np.max(np.abs(evaluated.log_normalisers - predicted)))
+
+
+def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: float) -> EMState:
+    """Accept or reject the evaluated proposal and make the next one.
+
+    Parameters
+    ----------
+    state : EMState
+    evaluated : Point
+        ``state.proposal`` after its pass.
+    settings : EMSettings
+    rounding : float
+        By less than this the objective did not fall, nats per draw.
+
+    Returns
+    -------
+    EMState
+        Its ``point`` is ``evaluated`` if and only if that was accepted.
+    """
+    gain = evaluated.objective - state.point.objective
+    if gain >= -rounding and surprise(evaluated, state.predicted) <= MAX_SURPRISE:
+        # What is lost in rounding counts as nothing.
+        gains = (*state.gains[-2:], gain if gain > rounding else 0.0)
+        radius = max(state.radius, 2 * state.length)
+        return _propose(evaluated, settings, radius, state.history, gains)
+    # The rejected point still tells how the gradient bends.
+    history = state.history[:-1]
+    if np.isfinite(evaluated.log_likelihood) and (evaluated.resp > 0).all():
+        x, _, slope = _position(evaluated, settings)
+        history = (*history, (x, slope))
+    radius = state.length / 2
+    retry = _propose(state.point, settings, radius, history, state.gains)
+    return replace(retry, stuck=radius < _SMALLEST_RADIUS)
+
+
+def drop_components(state: EMState, keep: Array, settings: EMSettings) -> EMState:
+    """Remove components whose responsibility vanished; the rest share their weight."""
+    point = state.point
+    mixture = Mixture(point.mixture.offsets[keep], point.mixture.atoms[keep])
+    weights = point.weights[keep] / point.weights[keep].sum()
+    kept = replace(
+        point,
+        mixture=mixture,
+        weights=weights,
+        log_normalisers=point.log_normalisers[keep],
+        resp=point.resp[keep],
+        resp_sums=point.resp_sums[keep],
+        means=point.means[keep],
+        entropies=point.entropies[keep],
+    )
+    return _propose(kept, settings, np.inf, (), ())
+
+
+def _pack(log_weights: Array, atoms: Array) -> Array:
+    return np.concatenate([log_weights, atoms.ravel()])
+
+
+def _position(point: Point, settings: EMSettings) -> tuple[Array, Array, Array]:
+    """Coordinates x = (log weights, atoms), the EM step there, and the slope along each."""
+    atoms = point.mixture.atoms
+    # Weights become mean responsibilities, atoms follow their gradient.
+    step_weights = np.log(point.resp) - np.log(point.weights)
+    ascent = point.resp_sums - point.resp[:, None] * point.means - point.l2 * atoms
+    if settings.first_order:
+        step_atoms = settings.step * ascent
+    else:
+        step_atoms = ascent / (point.resp + point.l2)[:, None]
+    return (
+        _pack(np.log(point.weights), atoms),
+        _pack(step_weights, step_atoms),
+        _pack(point.resp - point.weights, ascent),
+    )
+
+
+def _propose(
+    point: Point,
+    settings: EMSettings,
+    radius: float,
+    history: tuple[tuple[Array, Array], ...],
+    gains: tuple[float, ...],
+) -> EMState:
+    n_components, n_features = point.mixture.atoms.shape
+    metric = np.sqrt(np.concatenate([point.weights, np.repeat(point.weights, n_features)]))
+    # 1. The EM step, and the accelerated one.
+    x, em_step, slope = _position(point, settings)
+    history = (*history[-_DEPTH:], (x, slope))
+    step, kind = em_step, "em"
+    if len(history) > 1 and not settings.first_order:
+        mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
+        step, kind = _quasi_newton(history, mass), "quasi-newton"
+    gain_left = 0.5 * max(float(slope @ em_step), float(slope @ step))
+    # 2. Not longer than what is trusted.
+    length = float(np.linalg.norm(metric * step))
+    if length > radius:
+        step, length = step * (radius / length), radius
+    # 3. The proposal, with the normalisers predicted to second order.
+    new = x + step
+    new_atoms = new[n_components:].reshape(n_components, n_features)
+    log_weights = new[:n_components] - np.logaddexp.reduce(new[:n_components])
+    delta = new_atoms - point.mixture.atoms
+    predicted = (
+        point.log_normalisers + np.sum(delta * point.means, axis=1) + 0.5 * np.sum(delta**2, axis=1)
+    )
+    return EMState(
+        point=point,
+        proposal=Mixture(log_weights - predicted, new_atoms),
+        predicted=predicted,
+        kind=kind,
+        length=length,
+        radius=radius,
+        history=history,
+        gains=gains,
+        remaining=_remaining(gains, gain_left),
+    )
+
+
+def _quasi_newton(history: tuple[tuple[Array, Array], ...], mass: Array) -> Array:
+    """Step from the last point: the slope times the inverse Hessian that the history tells.
+
+    Two-loop recursion from the diagonal metric ``mass``, which is that of EM.
+    """
+    pairs = []
+    for (x, slope), (new_x, new_slope) in zip(history, history[1:], strict=False):
+        dx, bend = new_x - x, slope - new_slope
+        if dx @ bend > 1e-12 * np.linalg.norm(dx) * np.linalg.norm(bend):
+            pairs.append((dx, bend, 1 / (dx @ bend)))
+    step = history[-1][1].copy()
+    shares = []
+    for dx, bend, scale in reversed(pairs):
+        shares.append(scale * (dx @ step))
+        step -= shares[-1] * bend
+    step /= mass
+    for (dx, bend, scale), share in zip(pairs, reversed(shares), strict=True):
+        step += (share - scale * (bend @ step)) * dx
+    return step
+
+
+def _remaining(gains: tuple[float, ...], by_slope: float) -> float:
+    """Estimate what is left to gain; infinite until the last gains tell.
+
+    The larger of Aitken's extrapolation of the last gains, and half the slope along the
+    step that stands for Newton's.
+    """
+    if len(gains) < 3:
+        return np.inf
+    first, _, last = gains
+    if last == 0:
+        # Lost in rounding: the slope, which does not cancel, has to tell.
+        return by_slope
+    if last >= first:
+        return np.inf
+    ratio = np.sqrt(last / first)
+    return float(max(last * ratio / (1 - ratio), by_slope))

@@ -1,0 +1,55 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from distributed import Client, LocalCluster
+from problems import Problem, simulate
+
+from softmix_dist.data.writer import write_dataset
+
+hypothesis.settings.register_profile("softmix", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("softmix")
+
+
+@pytest.fixture(scope="session")
+def small() -> Problem:
+    """Two components that EM separates in a moment; float64 features."""
+    return simulate(600, 2, 2, 50_000, seed=1, dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def medium() -> Problem:
+    """Three components over 5 037 candidates: several blocks, the last one ragged."""
+    return simulate(5_037, 3, 3, 400_000, seed=2)
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """Two workers in this process; not the current client, so nobody takes it by accident."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """Write a problem as a data set below ``tmp_path`` and return its path."""
+
+    def write(problem: Problem, name: str = "data.zarr", **options: Any) -> Path:
+        path = tmp_path / name
+        options.setdefault("log_base", problem.log_base)
+        options.setdefault("block_rows", 512)
+        write_dataset(path, problem.features, problem.counts, **options)
+        return path
+
+    return write
