@@ -67,14 +67,6 @@ class Block:
     observed: Array | None
     findings: Findings
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held by the arrays, in bytes."""
-        optional = (self.log_base, self.multiplicity, self.observed)
-        return self.features.nbytes + sum(
-            array.nbytes for array in (self.draws, *optional) if array is not None
-        )
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from softmix_dist.errors import (
     SoftmixWarning,
     StoreError,
 )
+from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
     from softmix_dist.estimator import SoftmaxMixture
@@ -128,72 +128,6 @@ def _connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterat
         raise ClusterError(f"no Dask scheduler answers at {scheduler!r}: {error}") from error
     with client:
         yield client
-
-
-class _Progress:
-    """Progress on standard error: a bar with tqdm on a terminal, else a line a pass."""
-
-    def __init__(self, mode: str):
-        self.mode = mode
-        self.bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        if self.mode == "auto":
-            self.mode = "lines"
-            if sys.stderr.isatty():
-                try:
-                    from tqdm import tqdm
-
-                    self.bar = tqdm(unit=" passes", bar_format="{n} passes, {elapsed}{postfix}")
-                except ImportError:
-                    pass
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        if self.mode == "quiet":
-            return
-        if self.mode == "json":
-            click.echo(json.dumps(_finite(row)), err=True)
-        elif row["phase"] == "survey":
-            self._say(
-                f"survey: {row['n_candidates']:,} candidates, {row['n_draws']:,} draws; "
-                f"{row['plan']}"
-            )
-        elif self.bar is not None:
-            self.bar.set_postfix_str(
-                f"log-likelihood {row['log_likelihood']:.9f}, {_errors(row['distance'])}"
-            )
-            self.bar.update()
-        else:
-            self._say(
-                f"pass {row['pass']:>3}  log-likelihood {row['log_likelihood']:.10f}  "
-                f"{_errors(row['distance']):<24}  {row['alive']} starts  {row['step']}"
-            )
-
-    def _say(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
-        else:
-            click.echo(text, err=True)
-
-
-def _errors(distance: float) -> str:
-    return f"{distance:.3g} standard errors" if distance < 1e6 else "far from the maximum"
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON cannot say, infinities and NaN, by null."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
@@ -299,12 +233,12 @@ def fit(
         random_state=seed,
     )
     mode = "quiet" if quiet else "json" if log_json else "auto"
-    with _Progress(mode) as progress, _connected(scheduler, workers, memory_limit) as client:
-        model.fit(dataset, client=client, n_threads=workers, progress=progress)
+    with ProgressLines(mode) as progress, _connected(scheduler, workers, memory_limit) as client:
+        model.fit(dataset, client=client, n_threads=None if client else workers, progress=progress)
     if output is not None:
         model.save(output, overwrite)
         click.echo(f"model written to {output}", err=True)
-    click.echo(json.dumps(_finite(_fit_report(model))) if as_json else model.summary())
+    click.echo(json.dumps(jsonable(_fit_report(model))) if as_json else model.summary())
 
 
 @main.command()
@@ -315,7 +249,7 @@ def show(model: Path, as_json: bool) -> None:
     from softmix_dist.estimator import SoftmaxMixture
 
     loaded = SoftmaxMixture.load(model)
-    click.echo(json.dumps(_finite(_fit_report(loaded))) if as_json else loaded.summary())
+    click.echo(json.dumps(jsonable(_fit_report(loaded))) if as_json else loaded.summary())
 
 
 @main.command()
@@ -338,7 +272,8 @@ def predict(
 
     loaded = SoftmaxMixture.load(model)
     with _connected(scheduler, workers, memory_limit) as client:
-        loaded.predict(data, output, client=client, overwrite=overwrite)
+        threads = None if client else workers
+        loaded.predict(data, output, client=client, n_threads=threads, overwrite=overwrite)
     click.echo(f"predictions written to {output}", err=True)
 
 
@@ -351,13 +286,18 @@ def check(
 ) -> None:
     """Validate and describe the data set DATA; exit 65 with every problem named."""
     from softmix_dist.data.dataset import open_dataset
-    from softmix_dist.estimator import describe
+    from softmix_dist.engine import engine_for
+    from softmix_dist.survey import describe
 
     dataset = open_dataset(data)
     with _connected(scheduler, workers, memory_limit) as client:
-        told = describe(dataset, client=client)
+        engine = engine_for(client, workers)
+        try:
+            told = describe(dataset, engine)
+        finally:
+            engine.close()
     if as_json:
-        click.echo(json.dumps(_finite(told)))
+        click.echo(json.dumps(jsonable(told)))
     else:
         click.echo("\n".join(f"{name:<22}{_plain(value)}" for name, value in told.items()))
 
@@ -443,7 +383,7 @@ def demo(output: Path | None, workers: int, quiet: bool) -> None:
         folder = output or Path(temporary)
         picture = (output or Path()) / "us_names.png"
         with (
-            _Progress("quiet" if quiet else "auto") as progress,
+            ProgressLines("quiet" if quiet else "auto") as progress,
             _connected("local", workers, "auto") as client,
         ):
             click.echo(run(folder, picture, client, progress))

@@ -13,13 +13,13 @@ import numpy as np
 
 from softmix_dist import __version__
 from softmix_dist.blocks import Array, RawBlock
-from softmix_dist.data.dataset import ArrayDataset, Dataset, open_dataset
+from softmix_dist.data.dataset import Dataset, as_dataset
 from softmix_dist.data.models import read_model, write_model
-from softmix_dist.data.predict import Predictor, WritePredictions, draw_blocks
-from softmix_dist.data.store import new_array, new_group
+from softmix_dist.data.predict import Predictor, sample_candidates, write_predictions
 from softmix_dist.engine import blas_kernel, engine_for
 from softmix_dist.errors import InputError, NotFittedError
-from softmix_dist.fit import FitResult, Progress, Settings, fit, survey
+from softmix_dist.fit import Progress, fit
+from softmix_dist.results import FitResult, Settings
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -317,24 +317,8 @@ class SoftmaxMixture:
             dataset = self._dataset
         else:
             raise InputError("a loaded model holds no candidates; pass features")
-        rng = np.random.default_rng(random_state)
-        indices = range(dataset.n_blocks)
         predictor = self._predictor(dataset.read_block(0).features)
-        predictor = predictor.normalised(
-            predictor.log_masses(dataset.read_block(i)) for i in indices
-        )
-
-        def rates(i: int) -> Array:
-            return np.exp(predictor.log_prob(dataset.read_block(i)))
-
-        split = draw_blocks((np.atleast_1d(rates(i).sum()) for i in indices), np.array([n]), rng)
-        parts = []
-        for i in indices:
-            rate = rates(i)
-            total = rate.sum()
-            pvals = rate / total if total > 0 else np.full(len(rate), 1 / len(rate))
-            parts.append(rng.multinomial(split[0, i], pvals))
-        return np.concatenate(parts)
+        return sample_candidates(dataset, predictor, n, np.random.default_rng(random_state))
 
     def predict(
         self,
@@ -342,6 +326,7 @@ class SoftmaxMixture:
         path: str | os.PathLike[str],
         *,
         client: Client | None = None,
+        n_threads: int | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write the log-probability and responsibilities of all candidates of a data set.
@@ -355,6 +340,8 @@ class SoftmaxMixture:
             Of the Zarr group to write: ``log_prob`` (candidate) and ``responsibilities``
             (candidate, component), float64.
         client : distributed.Client, optional
+        n_threads : int, optional
+            As for `fit`.
         overwrite : bool
 
         Raises
@@ -363,27 +350,10 @@ class SoftmaxMixture:
             If the data cannot be read or the path written.
         """
         dataset = as_dataset(data)
-        engine = engine_for(client)
-        n_components = len(self.weights_)
-        p, rows = dataset.n_candidates, min(dataset.block_rows, dataset.n_candidates)
+        engine = engine_for(client, n_threads)
         try:
             predictor = self._predictor(dataset.read_block(0).features)
-            predictor = predictor.normalised(engine.visit(dataset, predictor.log_masses))
-            with new_group(path, overwrite) as group:
-                log_prob = new_array(
-                    group, "log_prob", (p,), ("candidate",), float, (rows,), np.nan
-                )
-                resp = new_array(
-                    group,
-                    "responsibilities",
-                    (p, n_components),
-                    ("candidate", "component"),
-                    float,
-                    (rows, n_components),
-                    np.nan,
-                )
-                engine.visit(dataset, WritePredictions(predictor, log_prob, resp))
-                group.attrs["softmix_predictions"] = 1
+            write_predictions(dataset, predictor, engine.visit, path, overwrite)
         finally:
             engine.close()
 
@@ -488,65 +458,3 @@ class SoftmaxMixture:
 
 def _same(value: Any, default: Any) -> bool:
     return isinstance(value, type(default)) and bool(value == default)
-
-
-def as_dataset(
-    data: Any,
-    counts: Any = None,
-    log_base: Any = None,
-    feature_names: Sequence[str] | None = None,
-) -> Dataset:
-    """Make a data set of a path, a data set, or arrays in memory.
-
-    Raises
-    ------
-    InputError, StoreError
-        If it is none of these, or not as it should be.
-    """
-    if isinstance(data, str | os.PathLike):
-        if counts is not None or log_base is not None:
-            raise InputError("a data set on disk holds its own counts; pass the path alone")
-        return open_dataset(data)
-    if hasattr(data, "read_block"):
-        return data
-    if counts is None:
-        raise InputError("counts are missing: pass fit(features, counts) or the path of a data set")
-    return ArrayDataset.of(data, counts, log_base, feature_names)
-
-
-def describe(data: Any, *, client: Client | None = None) -> dict[str, Any]:
-    """Validate a data set by one pass over it, and describe it.
-
-    Parameters
-    ----------
-    data : path or Dataset
-    client : distributed.Client, optional
-
-    Returns
-    -------
-    dict
-        What it holds.
-
-    Raises
-    ------
-    InputError, StoreError
-        With every problem found.
-    """
-    dataset = as_dataset(data)
-    engine = engine_for(client)
-    try:
-        design, coordinates = survey(dataset, engine)
-    finally:
-        engine.close()
-    return {
-        "data set": dataset.name,
-        "candidates": dataset.n_candidates,
-        "features": dataset.n_features,
-        "samples": dataset.n_samples,
-        "draws": design.n_draws,
-        "observed candidates": design.n_observed,
-        "effective candidates": float(np.exp(coordinates.base_entropy)),
-        "feature type": str(dataset.dtype),
-        "block rows": dataset.block_rows,
-        "blocks": dataset.n_blocks,
-    }

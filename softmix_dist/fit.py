@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from softmix_dist.blocks import Array, Block, Finding, Findings
+from softmix_dist.blocks import Array, Block
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (
@@ -29,11 +29,11 @@ from softmix_dist.errors import (
     StoreError,
     WarmStartWarning,
 )
-from softmix_dist.kernels import prepare, score
-from softmix_dist.kernels import survey as survey_block
-from softmix_dist.model import Coordinates, Frame, Mixture, block_dtype
+from softmix_dist.kernels import score
+from softmix_dist.model import Mixture
+from softmix_dist.results import FitResult, Settings
 from softmix_dist.solve import em
-from softmix_dist.solve.design import draws_mean, standard_coordinates
+from softmix_dist.solve.design import draws_mean
 from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.starts import (
     explicit_start,
@@ -42,6 +42,7 @@ from softmix_dist.solve.starts import (
     random_starts,
 )
 from softmix_dist.sums import DesignSums, ScoreSums
+from softmix_dist.survey import survey
 
 logger = logging.getLogger("softmix_dist")
 
@@ -50,97 +51,6 @@ _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 _ROUND = 10
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a fit; see `SoftmaxMixture` for their meaning."""
-
-    n_components: int
-    init: Any = "auto"
-    n_init: int = 10
-    solver: str = "auto"
-    l2: float = 0.0
-    tol: float = 0.01
-    max_passes: int = 500
-    precision: str = "auto"
-    random_state: int | None = 0
-
-    def check(self) -> None:
-        """Raise `InputError` unless every setting is in its range."""
-        choices = {
-            "solver": ("auto", "em", "em-first-order"),
-            "precision": ("auto", "single", "double"),
-        }
-        problems = [
-            f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}"
-            for name, allowed in choices.items()
-            if getattr(self, name) not in allowed
-        ]
-        if isinstance(self.init, str) and self.init not in ("auto", "random"):
-            problems.append(f"init: expected auto, random or an array, found {self.init!r}")
-        if not _whole(self.n_components, 1):
-            problems.append(f"n_components: expected at least 1, found {self.n_components!r}")
-        if not _whole(self.n_init, 1):
-            problems.append(f"n_init: expected at least 1, found {self.n_init!r}")
-        if not _whole(self.max_passes, 1):
-            problems.append(f"max_passes: expected at least 1, found {self.max_passes!r}")
-        if not (np.isreal(self.tol) and 0 < self.tol < np.inf):
-            problems.append(f"tol: expected a positive number, found {self.tol!r}")
-        if not (np.isreal(self.l2) and 0 <= self.l2 < np.inf):
-            problems.append(f"l2: expected a number of at least 0, found {self.l2!r}")
-        if problems:
-            raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))
-
-
-def _whole(value: Any, least: int) -> bool:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return bool(whole and value >= least)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit found; components by decreasing weight.
-
-    Attributes
-    ----------
-    weights : (K,) array
-    atoms : (K, L) array
-        In the features' own coordinates.
-    standard_atoms : (K, L) array
-        In standard coordinates: whitened by the design.
-    log_likelihood, objective : float
-        Nats per draw; the objective is penalised.
-    effective_candidates : (K,) array
-        exp(entropy) of each component's softmax.
-    converged : bool
-    distance : float
-        Estimated distance to the maximum, in standard errors.
-    n_passes : int
-        Passes over the data, the survey included.
-    n_draws, n_candidates : int
-    history, starts : list of dict
-        One row for each pass of the best start; one for each start.
-    warnings : list of str
-    seconds : float
-    """
-
-    weights: Array
-    atoms: Array
-    standard_atoms: Array
-    log_likelihood: float
-    objective: float
-    effective_candidates: Array
-    converged: bool
-    distance: float
-    n_passes: int
-    n_draws: int
-    n_candidates: int
-    feature_names: list[str]
-    history: list[dict[str, Any]]
-    starts: list[dict[str, Any]]
-    warnings: list[str]
-    seconds: float
 
 
 @dataclass
@@ -175,72 +85,6 @@ def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSu
     if block.findings:
         raise StoreError(f"the data changed while they were being fitted:\n{block.findings}")
     return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
-
-
-def survey(
-    dataset: Dataset,
-    engine: Engine,
-    n_components: int = 8,
-    surveyed: Callable[[DesignSums, str], None] = lambda sums, plan: None,
-) -> tuple[DesignSums, Coordinates]:
-    """Read the data once: load them into the engine, check every value, sum the design.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    engine : Engine
-    n_components : int
-        Decides the memory order of blocks.
-    surveyed : callable
-        Called with the sums, and how the data are held in words, before they are judged.
-
-    Returns
-    -------
-    DesignSums
-    Coordinates
-
-    Raises
-    ------
-    StoreError
-        If a chunk is lost or cannot be read.
-    InputError
-        If values are not those of a data set, or columns are constant or collinear.
-    """
-    first = dataset.read_block(0)
-    frame = Frame.of(first.features, first.log_base)
-    row_bytes = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
-    row_bytes += 0 if first.log_base is None else 8
-    take = partial(prepare, frame=frame, n_components=n_components)
-    plan = engine.load(dataset, take, row_bytes * dataset.n_candidates)
-    sums, findings = engine.reduce(survey_block)
-    surveyed(sums, plan)
-    findings += _total_findings(sums, findings, dataset.n_draws)
-    if findings:
-        kind = StoreError if findings.lost else InputError
-        raise kind(f"{dataset.name!r} cannot be fitted:\n{findings}")
-    return sums, standard_coordinates(sums, frame, dataset.feature_names, dataset.dtype)
-
-
-def _total_findings(sums: DesignSums, findings: Findings, n_draws: int | None) -> Findings:
-    if findings:
-        return Findings()
-    if n_draws is not None and sums.n_draws != n_draws:
-        return Findings(
-            (
-                Finding(
-                    "counts",
-                    f"the total is {sums.n_draws}, but attribute n_draws says {n_draws}",
-                    "a lost chunk of counts reads as zeros: write the counts again",
-                    1,
-                    0,
-                    "the whole array",
-                ),
-            )
-        )
-    if sums.n_draws == 0:
-        remedy = "there is nothing to fit: add the observed draws"
-        return Findings((Finding("counts", "no draws at all", remedy, 1, 0, "the whole array"),))
-    return Findings()
 
 
 def fit(

@@ -381,3 +381,27 @@ def _compute(values: Any) -> Array:
     if hasattr(values, "compute"):
         values = values.compute(scheduler="synchronous")
     return np.asarray(values)
+
+
+def as_dataset(
+    data: Any,
+    counts: Any = None,
+    log_base: Any = None,
+    feature_names: Sequence[str] | None = None,
+) -> Dataset:
+    """Make a data set of a path, a data set, or arrays in memory.
+
+    Raises
+    ------
+    InputError, StoreError
+        If it is none of these, or not as it should be.
+    """
+    if isinstance(data, str | os.PathLike):
+        if counts is not None or log_base is not None:
+            raise InputError("a data set on disk holds its own counts; pass the path alone")
+        return open_dataset(data)
+    if hasattr(data, "read_block"):
+        return data
+    if counts is None:
+        raise InputError("counts are missing: pass fit(features, counts) or the path of a data set")
+    return ArrayDataset.of(data, counts, log_base, feature_names)

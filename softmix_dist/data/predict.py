@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock
-from softmix_dist.data.store import open_group, read
+from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.store import new_array, new_group, open_group, read
 from softmix_dist.errors import StoreError
 
 
@@ -98,6 +99,47 @@ class WritePredictions:
         self.responsibilities[rows] = self.predictor.responsibilities(raw)
 
 
+def write_predictions(
+    dataset: Dataset,
+    predictor: Predictor,
+    visit: Callable[[Dataset, Callable[[RawBlock], Any]], list[Any]],
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> None:
+    """Write log-probabilities and responsibilities of all candidates, in two passes.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    predictor : Predictor
+    visit : callable
+        Calls a task with every stored block of a data set, as engines do.
+    path : path
+    overwrite : bool
+
+    Raises
+    ------
+    StoreError
+        If blocks cannot be read or the path written.
+    """
+    n_components = len(predictor.weights)
+    p, rows = dataset.n_candidates, min(dataset.block_rows, dataset.n_candidates)
+    predictor = predictor.normalised(visit(dataset, predictor.log_masses))
+    with new_group(path, overwrite) as group:
+        log_prob = new_array(group, "log_prob", (p,), ("candidate",), float, (rows,), np.nan)
+        resp = new_array(
+            group,
+            "responsibilities",
+            (p, n_components),
+            ("candidate", "component"),
+            float,
+            (rows, n_components),
+            np.nan,
+        )
+        visit(dataset, WritePredictions(predictor, log_prob, resp))
+        group.attrs["softmix_predictions"] = 1
+
+
 def read_responsibilities(path: str | os.PathLike[str]) -> Array:
     """Read all responsibilities that were predicted, (p, K).
 
@@ -130,3 +172,23 @@ def draw_blocks(rates: Iterable[Array], n_draws: Array, rng: np.random.Generator
     table = np.stack(list(rates), axis=1)
     shares = table / table.sum(axis=1, keepdims=True)
     return np.stack([rng.multinomial(n, row) for n, row in zip(n_draws, shares, strict=True)])
+
+
+def sample_candidates(
+    dataset: Dataset, predictor: Predictor, n: int, rng: np.random.Generator
+) -> Array:
+    """Draw ``n`` times among all candidates of a data set, (p,) array of int."""
+    indices = range(dataset.n_blocks)
+    predictor = predictor.normalised(predictor.log_masses(dataset.read_block(i)) for i in indices)
+
+    def rates(i: int) -> Array:
+        return np.exp(predictor.log_prob(dataset.read_block(i)))
+
+    split = draw_blocks((np.atleast_1d(rates(i).sum()) for i in indices), np.array([n]), rng)
+    parts = []
+    for i in indices:
+        rate = rates(i)
+        total = rate.sum()
+        shares = rate / total if total > 0 else np.full(len(rate), 1 / len(rate))
+        parts.append(rng.multinomial(split[0, i], shares))
+    return np.concatenate(parts)

@@ -1,0 +1,76 @@
+"""Progress of a fit on standard error, for people and for log collectors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+
+class ProgressLines:
+    """Progress on standard error: a bar with tqdm on a terminal, else a line a pass."""
+
+    def __init__(self, mode: str):
+        self.mode = mode
+        self.bar: Any = None
+
+    def __enter__(self) -> ProgressLines:
+        if self.mode == "auto":
+            self.mode = "lines"
+            if sys.stderr.isatty():
+                try:
+                    from tqdm import tqdm
+
+                    self.bar = tqdm(unit=" passes", bar_format="{n} passes, {elapsed}{postfix}")
+                except ImportError:
+                    pass
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Show one row of progress, as `fit` publishes them."""
+        if self.mode == "quiet":
+            return
+        if self.mode == "json":
+            click.echo(json.dumps(jsonable(row)), err=True)
+        elif row["phase"] == "survey":
+            self._say(
+                f"survey: {row['n_candidates']:,} candidates, {row['n_draws']:,} draws; "
+                f"{row['plan']}"
+            )
+        elif self.bar is not None:
+            self.bar.set_postfix_str(
+                f"log-likelihood {row['log_likelihood']:.9f}, {_in_errors(row['distance'])}"
+            )
+            self.bar.update()
+        else:
+            self._say(
+                f"pass {row['pass']:>3}  log-likelihood {row['log_likelihood']:.10f}  "
+                f"{_in_errors(row['distance']):<24}  {row['alive']} starts  {row['step']}"
+            )
+
+    def _say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            click.echo(text, err=True)
+
+
+def _in_errors(distance: float) -> str:
+    return f"{distance:.3g} standard errors" if distance < 1e6 else "far from the maximum"
+
+
+def jsonable(value: Any) -> Any:
+    """Replace what JSON cannot say, infinities and NaN, by null."""
+    if isinstance(value, dict):
+        return {key: jsonable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part) for part in value]
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value.tolist() if hasattr(value, "tolist") else value

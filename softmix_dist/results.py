@@ -1,0 +1,102 @@
+"""What goes into a fit and what comes out of it: settings and result, both frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.errors import InputError
+from softmix_dist.model import Array
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a fit; see `SoftmaxMixture` for their meaning."""
+
+    n_components: int
+    init: Any = "auto"
+    n_init: int = 10
+    solver: str = "auto"
+    l2: float = 0.0
+    tol: float = 0.01
+    max_passes: int = 500
+    precision: str = "auto"
+    random_state: int | None = 0
+
+    def check(self) -> None:
+        """Raise `InputError` unless every setting is in its range."""
+        choices = {
+            "solver": ("auto", "em", "em-first-order"),
+            "precision": ("auto", "single", "double"),
+        }
+        problems = [
+            f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
+        ]
+        if isinstance(self.init, str) and self.init not in ("auto", "random"):
+            problems.append(f"init: expected auto, random or an array, found {self.init!r}")
+        if not _whole(self.n_components, 1):
+            problems.append(f"n_components: expected at least 1, found {self.n_components!r}")
+        if not _whole(self.n_init, 1):
+            problems.append(f"n_init: expected at least 1, found {self.n_init!r}")
+        if not _whole(self.max_passes, 1):
+            problems.append(f"max_passes: expected at least 1, found {self.max_passes!r}")
+        if not (np.isreal(self.tol) and 0 < self.tol < np.inf):
+            problems.append(f"tol: expected a positive number, found {self.tol!r}")
+        if not (np.isreal(self.l2) and 0 <= self.l2 < np.inf):
+            problems.append(f"l2: expected a number of at least 0, found {self.l2!r}")
+        if problems:
+            raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))
+
+
+def _whole(value: Any, least: int) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return bool(whole and value >= least)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit found; components by decreasing weight.
+
+    Attributes
+    ----------
+    weights : (K,) array
+    atoms : (K, L) array
+        In the features' own coordinates.
+    standard_atoms : (K, L) array
+        In standard coordinates: whitened by the design.
+    log_likelihood, objective : float
+        Nats per draw; the objective is penalised.
+    effective_candidates : (K,) array
+        exp(entropy) of each component's softmax.
+    converged : bool
+    distance : float
+        Estimated distance to the maximum, in standard errors.
+    n_passes : int
+        Passes over the data, the survey included.
+    n_draws, n_candidates : int
+    history, starts : list of dict
+        One row for each pass of the best start; one for each start.
+    warnings : list of str
+    seconds : float
+    """
+
+    weights: Array
+    atoms: Array
+    standard_atoms: Array
+    log_likelihood: float
+    objective: float
+    effective_candidates: Array
+    converged: bool
+    distance: float
+    n_passes: int
+    n_draws: int
+    n_candidates: int
+    feature_names: list[str]
+    history: list[dict[str, Any]]
+    starts: list[dict[str, Any]]
+    warnings: list[str]
+    seconds: float
