@@ -1,6 +1,6 @@
 """Simulate a softmax mixture, fit it, and compare with the truth.
 
-    python examples/first_fit.py
+python examples/first_fit.py
 """
 
 import numpy as np

@@ -16,6 +16,9 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+_LOST = "the whole block reads as the fill value, so a chunk is missing: write it again"
+
+
 @dataclass(frozen=True)
 class RawBlock:
     """Rows as they are stored.
@@ -25,7 +28,7 @@ class RawBlock:
     start : int
         Row number of the first candidate in the data set.
     features : (rows, L) array of float
-    counts : (rows,) or (S, rows) array
+    counts : (rows,) or (S, rows) array, or (S, rows) scipy.sparse.csc_array
         Draws of each candidate, in every sample.
     log_base : (rows,) array of float or None
         Log of the base measure; -inf means not available.
@@ -35,7 +38,7 @@ class RawBlock:
 
     start: int
     features: Array
-    counts: Array
+    counts: Any
     log_base: Array | None = None
     findings: Findings | None = None
 
@@ -70,7 +73,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of problem in one array: how often, and where first.
+    """One kind of problem in one array: how often, and where first ("" for all of it).
 
     ``lost`` says that the store is to blame, not the values.
     """
@@ -85,7 +88,8 @@ class Finding:
 
     def __str__(self) -> str:
         times = f", {self.count} in all" if self.count > 1 else ""
-        return f"{self.array}: {self.problem} (first at {self.where}{times}); {self.remedy}"
+        place = f" (first at {self.where}{times})" if self.where else ""
+        return f"{self.array}: {self.problem}{place}; {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -150,66 +154,83 @@ def inspect(raw: RawBlock) -> Findings:
     if raw.findings:
         return raw.findings
     found: list[Finding] = []
-    finite = np.isfinite(raw.features)
-    if not finite.all():
+    if not np.isfinite(raw.features).all():
         lost = bool(np.isnan(raw.features).all())
-        remedy = (
-            "the whole block reads as the fill value, so a chunk is missing: write it again"
-            if lost
-            else "impute the value or drop the candidate"
-        )
+        remedy = _LOST if lost else "impute the value or drop the candidate"
+        for problem, test in (("NaN", np.isnan), ("infinite value", np.isinf)):
+            wrong = test(raw.features)
 
-        def column(row: int) -> str:
-            place = int(np.argmin(finite[row]))
-            return f", feature column {place}: {raw.features[row, place]}"
+            def column(row: int, wrong: Array = wrong) -> str:
+                place = int(np.argmax(wrong[row]))
+                return f", feature column {place}: {raw.features[row, place]}"
 
-        missing = np.isnan(raw.features).any(axis=1)
-        found += _rows("features", missing, raw.start, "NaN", remedy, column, lost)
-        infinite = np.isinf(raw.features).any(axis=1)
-        found += _rows("features", infinite, raw.start, "infinite value", remedy, column)
-    counts = np.atleast_2d(raw.counts)
-    found += _inspect_counts(counts, raw.start)
+            bad = wrong.any(axis=1)
+            found += _rows("features", bad, raw.start, problem, remedy, column, lost)
+    found += _inspect_counts(raw.counts, raw.start)
     if raw.log_base is not None:
         base = raw.log_base
         undefined = np.isnan(base) | (base == np.inf)
+        lost = bool(np.isnan(base).all())
+        remedy = "use the logarithm of a positive number, or -inf for not available"
         found += _rows(
             "log_base",
             undefined,
             raw.start,
             "NaN or +inf",
-            "use the logarithm of a positive number, or -inf for not available",
+            _LOST if lost else remedy,
             lambda row: f": {base[row]}",
+            lost,
         )
         found += _rows(
             "log_base",
-            (base == -np.inf) & (counts > 0).any(axis=0),
+            (base == -np.inf) & (candidate_totals(raw.counts) > 0),
             raw.start,
             "-inf (not available) where draws were observed",
             "make the candidate available or remove its draws",
-            lambda row: f": {counts[:, row].sum()} draws",
+            lambda row: f": {candidate_totals(raw.counts)[row]:.0f} draws",
         )
     return Findings(tuple(found))
 
 
-def _inspect_counts(counts: Array, start: int) -> list[Finding]:
+def candidate_totals(counts: Any) -> Array:
+    """Draws of each candidate over all samples, (rows,) float64; exact up to 2^53."""
+    if counts.ndim == 1:
+        return np.asarray(counts, dtype=np.float64)
+    kind = np.float64 if counts.dtype.kind == "f" else np.uint64
+    return np.asarray(counts.sum(axis=0, dtype=kind), dtype=np.float64)
+
+
+def _inspect_counts(counts: Any, start: int) -> list[Finding]:
+    # Dense or sparse, each stored value with its sample and its row.
+    if hasattr(counts, "indptr"):
+        values, samples = counts.data, counts.indices
+        rows = np.repeat(np.arange(counts.shape[1]), np.diff(counts.indptr))
+    else:
+        table = np.atleast_2d(counts)
+        values = table.ravel()
+        samples, rows = None, None
+    problems: list[tuple[str, Array]] = []
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        problems.append(("NaN or infinite", ~finite))
+        problems.append(("fractional value", finite & (values != np.rint(values))))
+    if values.dtype.kind != "u":
+        problems.append(("negative value", values < 0))
     found: list[Finding] = []
-
-    def value(row: int) -> str:
-        column = counts[:, row]
-        if counts.dtype.kind == "f":
-            wrong = ~np.isfinite(column) | (column < 0) | (column != np.rint(column))
+    for problem, wrong in problems:
+        at = np.flatnonzero(wrong)
+        if not at.size:
+            continue
+        if rows is None or samples is None:
+            sample_at, row_at = np.divmod(at, table.shape[1])
         else:
-            wrong = column < 0
-        sample = int(np.argmax(wrong))
-        place = f", sample {sample}" if counts.shape[0] > 1 else ""
-        return f"{place}: {column[sample]}"
-
-    remedy = "counts are numbers of draws: 0, 1, 2, ..."
-    if counts.dtype.kind == "f":
-        finite = np.isfinite(counts)
-        fractional = finite & (counts != np.rint(counts))
-        found += _rows("counts", ~finite.all(axis=0), start, "NaN or infinite", remedy, value)
-        found += _rows("counts", fractional.any(axis=0), start, "fractional value", remedy, value)
-    if counts.dtype.kind != "u":
-        found += _rows("counts", (counts < 0).any(axis=0), start, "negative value", remedy, value)
+            sample_at, row_at = samples[at], rows[at]
+        first = int(np.argmin(row_at))
+        row = start + int(row_at[first])
+        where = f"candidate {row}"
+        if counts.ndim == 2:
+            where += f", sample {sample_at[first]}"
+        where += f": {values[at[first]]}"
+        remedy = "counts are numbers of draws: 0, 1, 2, ..."
+        found.append(Finding("counts", problem, remedy, len(np.unique(row_at)), row, where))
     return found

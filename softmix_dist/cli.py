@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,8 +41,8 @@ _EXIT_CODES: tuple[tuple[type[SoftmixError], int], ...] = (
 )
 
 
-class _Interrupted(Exception):
-    """SIGTERM arrived."""
+class _Interrupted(BaseException):
+    """SIGTERM arrived; not an Exception, so that nothing takes it for an error."""
 
 
 def _terminate(signum: int, frame: object) -> None:
@@ -52,7 +53,8 @@ class _Commands(click.Group):
     """Commands whose errors become one message and a documented exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
+        main_thread = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, _terminate) if main_thread else None
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", SoftmixWarning)
@@ -64,6 +66,9 @@ class _Commands(click.Group):
             except (KeyboardInterrupt, _Interrupted):
                 click.echo("interrupted; run the same command again", err=True)
                 ctx.exit(RETRY)
+            finally:
+                if main_thread:
+                    signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(message: Any, category: Any, *where: Any, **more: Any) -> None:
@@ -71,7 +76,9 @@ def _show_warning(message: Any, category: Any, *where: Any, **more: Any) -> None
         click.echo(f"warning: {message}", err=True)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="softmix", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="softmix")
 def main() -> None:
     """Fit softmax mixtures to counts over very many candidates.
@@ -87,6 +94,7 @@ def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--memory-limit",
             metavar="BYTES",
             default="auto",
+            show_default=True,
             help="Memory of each worker of a local cluster, such as 2GiB.",
         ),
         click.option("--workers", type=click.IntRange(1), help="Workers, or threads, to use."),
@@ -108,8 +116,14 @@ def _connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterat
     if scheduler == "threads":
         yield None
         return
+    from dask.utils import parse_bytes
     from distributed import Client, LocalCluster
 
+    try:
+        if memory_limit != "auto":
+            parse_bytes(memory_limit)
+    except ValueError as error:
+        raise click.BadParameter(f"--memory-limit: {error}") from error
     if scheduler == "local":
         with (
             LocalCluster(
@@ -156,10 +170,10 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
     }
 
 
-@main.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@main.command(short_help="Fit a mixture to a data set.")
+@click.argument("data", type=str)
 @click.option("-k", "--components", type=int, required=True, help="Number of components K.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the model goes.")
+@click.option("-o", "--output", type=str, help="Where the model goes.")
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
 @click.option(
     "--init",
@@ -174,25 +188,41 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
     type=click.Choice(["auto", "em", "em-first-order"]),
     default="auto",
     show_default=True,
+    help="em: accelerated; em-first-order: fixed gradient steps, as published.",
 )
-@click.option("--l2", type=float, default=0.0, show_default=True, help="Penalty on the atoms.")
-@click.option("--tol", type=float, default=0.01, show_default=True, help="In standard errors.")
-@click.option("--max-passes", type=int, default=500, show_default=True)
+@click.option(
+    "--l2",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Penalty (l2/2) * sum of squared standardised atoms, nats per draw; 1e-3 is mild.",
+)
+@click.option(
+    "--tol",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Converged when this many standard errors from the maximum.",
+)
+@click.option(
+    "--max-passes", type=int, default=500, show_default=True, help="Passes over the data at most."
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "single", "double"]),
     default="auto",
     show_default=True,
+    help="auto turns from single to double where single can no longer tell.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @_cluster_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--log-json", is_flag=True, help="Progress as JSON lines on standard error.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fit(
-    data: Path,
+    data: str,
     components: int,
-    output: Path | None,
+    output: str | None,
     overwrite: bool,
     init: str,
     n_init: int,
@@ -211,16 +241,20 @@ def fit(
 ) -> None:
     """Fit a mixture to the data set DATA."""
     from softmix_dist.data.dataset import open_dataset
+    from softmix_dist.data.models import MARK
+    from softmix_dist.data.store import check_target
     from softmix_dist.estimator import SoftmaxMixture
 
-    if output is not None and output.exists() and not overwrite:
-        raise StoreError(f"{str(output)!r} exists already; choose another path or --overwrite")
+    if output is not None:
+        check_target(output, MARK, overwrite)
     dataset = open_dataset(data)
     begin: Any = init
     if init == "truth":
         begin = dataset.truth()
         if begin is None:
             raise InputError(f"{str(data)!r} holds no truth; use another --init")
+        if len(begin[0]) != components:
+            raise InputError(f"the truth has {len(begin[0])} components; use -k {len(begin[0])}")
     model = SoftmaxMixture(
         components,
         init=begin,
@@ -242,9 +276,9 @@ def fit(
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=str)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def show(model: Path, as_json: bool) -> None:
+def show(model: str, as_json: bool) -> None:
     """Print the fitted model MODEL."""
     from softmix_dist.estimator import SoftmaxMixture
 
@@ -252,16 +286,16 @@ def show(model: Path, as_json: bool) -> None:
     click.echo(json.dumps(jsonable(_fit_report(loaded))) if as_json else loaded.summary())
 
 
-@main.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@main.command(short_help="Write predictions for all candidates.")
+@click.argument("model", type=str)
+@click.argument("data", type=str)
+@click.option("-o", "--output", type=str, required=True, help="Where the predictions go.")
 @click.option("--overwrite", is_flag=True, help="Replace predictions that are there.")
 @_cluster_options
 def predict(
-    model: Path,
-    data: Path,
-    output: Path,
+    model: str,
+    data: str,
+    output: str,
     overwrite: bool,
     scheduler: str,
     workers: int | None,
@@ -277,13 +311,11 @@ def predict(
     click.echo(f"predictions written to {output}", err=True)
 
 
-@main.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@main.command(short_help="Validate and describe a data set.")
+@click.argument("data", type=str)
 @_cluster_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def check(
-    data: Path, scheduler: str, workers: int | None, memory_limit: str, as_json: bool
-) -> None:
+def check(data: str, scheduler: str, workers: int | None, memory_limit: str, as_json: bool) -> None:
     """Validate and describe the data set DATA; exit 65 with every problem named."""
     from softmix_dist.data.dataset import open_dataset
     from softmix_dist.engine import engine_for
@@ -307,16 +339,16 @@ def _plain(value: Any) -> str:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
 
 
 @main.command()
-@click.argument("path", metavar="OUT.zarr", type=click.Path(path_type=Path))
-@click.option("--candidates", type=int, required=True, help="p")
-@click.option("--features", type=int, required=True, help="L")
-@click.option("--components", type=int, required=True, help="K")
-@click.option("--draws", type=int, required=True, help="N")
-@click.option("--samples", type=int, help="S; default: counts of one sample as a vector.")
+@click.argument("path", metavar="OUT.zarr", type=str)
+@click.option("--candidates", type=int, required=True, help="Number of candidates p.")
+@click.option("--features", type=int, required=True, help="Number of features L.")
+@click.option("--components", type=int, required=True, help="Number of components K.")
+@click.option("--draws", type=int, required=True, help="Number of draws N.")
+@click.option("--samples", type=int, help="Number of samples S; default: one vector of counts.")
 @click.option("--norm", type=float, default=2.0, show_default=True, help="Norm of the atoms.")
 @click.option(
     "--feature-law",
@@ -324,13 +356,27 @@ def _plain(value: Any) -> str:
     default="gaussian",
     show_default=True,
 )
-@click.option("--degrees-of-freedom", type=float, default=7.0, show_default=True)
-@click.option("--overdispersion", type=float, default=1.0, show_default=True)
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--degrees-of-freedom", type=float, default=7.0, show_default=True, help="Of student features."
+)
+@click.option(
+    "--overdispersion",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Variance of the counts of a sample relative to multinomial ones.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="Of the features.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @click.option("--overwrite", is_flag=True, help="Replace a data set that is there.")
 def simulate(
-    path: Path,
+    path: str,
     candidates: int,
     features: int,
     components: int,
@@ -365,7 +411,7 @@ def simulate(
     click.echo(f"data set written to {path}", err=True)
 
 
-@main.command()
+@main.command(short_help="Fit four styles to US first names: a table and a picture.")
 @click.option(
     "-o",
     "--output",
@@ -373,7 +419,13 @@ def simulate(
     help="Folder for the data set, the model and the picture; default: data and model are "
     "temporary, the picture goes here as us_names.png.",
 )
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="Processes of the cluster.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def demo(output: Path | None, workers: int, quiet: bool) -> None:
     """Fit four spelling styles to US first names: 88 496 names, 322 million births."""

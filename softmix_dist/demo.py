@@ -69,19 +69,22 @@ def run(folder: Path, picture: Path, client: Client, progress: Progress) -> str:
         ),
     ]
     for k, names in enumerate(typical):
-        told = ", ".join(f"{what} {s:.0%} vs {all_:.0%}" for what, s, all_ in traits[k])
+        told = ", ".join(f"{what} {s:.0%} (all births {all_:.0%})" for what, s, all_ in traits[k])
         lines += [
             "",
             (
                 f"Component {k}: weight {result.weights[k]:.3f}, "
                 f"{result.effective_candidates[k]:,.0f} effective candidates, {girls[k]:.0%} girls"
             ),
-            f"  {told} of all births",
+            f"  {told}",
             fill(", ".join(names[:14]), 88, initial_indent="  ", subsequent_indent="  "),
         ]
     # With as many girls as boys in each decade, for the early records miss many boys.
     shares = by_sex.mean(axis=0)
-    lines += ["", "Share of births by decade (girls and boys weighted equally)"]
+    lines += [
+        "",
+        "Share of births by decade (girls and boys weighted equally; 2010s: the year 2010)",
+    ]
     lines += ["          " + "".join(f"{f'comp. {k}':>10}" for k in range(shares.shape[1]))]
     lines += [
         f"  {f'{decade}s':<8}" + "".join(f"{share:>10.1%}" for share in row)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmix_dist import __version__
-from softmix_dist.blocks import Array, RawBlock
-from softmix_dist.data.dataset import Dataset, as_dataset
+from softmix_dist.blocks import Array, RawBlock, candidate_totals
+from softmix_dist.blocks import inspect as inspect_block
+from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
 from softmix_dist.data.models import read_model, write_model
 from softmix_dist.data.predict import Predictor, sample_candidates, write_predictions
 from softmix_dist.engine import blas_kernel, engine_for
@@ -120,6 +121,11 @@ class SoftmaxMixture:
         """Parameters by name; ``deep`` is there for scikit-learn."""
         return {name: getattr(self, name) for name in self._parameter_names()}
 
+    def _plain_params(self) -> dict[str, Any]:
+        # A NumPy scalar would carry its precision into the arithmetic, and is no JSON.
+        params = self.get_params()
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
+
     def set_params(self, **params: Any) -> SoftmaxMixture:
         """Set parameters by name.
 
@@ -128,9 +134,10 @@ class SoftmaxMixture:
         InputError
             If there is no parameter of that name.
         """
-        for name, value in params.items():
+        for name in params:
             if name not in self._parameter_names():
                 raise InputError(f"no parameter {name!r}; there are {self._parameter_names()}")
+        for name, value in params.items():
             setattr(self, name, value)
         return self
 
@@ -180,7 +187,7 @@ class SoftmaxMixture:
         dataset = as_dataset(data, counts, log_base, feature_names)
         engine = engine_for(client, n_threads)
         try:
-            self.result_ = fit(dataset, Settings(**self.get_params()), engine, progress)
+            self.result_ = fit(dataset, Settings(**self._plain_params()), engine, progress)
         finally:
             engine.close()
         self._dataset = dataset
@@ -239,20 +246,23 @@ class SoftmaxMixture:
 
     def _predictor(self, features: Array) -> Predictor:
         result = self._result()
-        if features.ndim != 2 or features.shape[1] != result.atoms.shape[1]:
+        if features.ndim != 2 or features.shape[1] != result.atoms.shape[1] or not len(features):
             raise InputError(
                 f"features: expected shape (p, {result.atoms.shape[1]}), found {features.shape}"
             )
         return Predictor.of(result.weights, result.atoms, features)
 
-    def _on(self, features: Any, log_base: Any) -> tuple[Predictor, RawBlock]:
-        raw = RawBlock(
-            0,
-            np.asarray(features),
-            np.empty(0),
-            None if log_base is None else np.asarray(log_base, dtype=np.float64),
-        )
-        predictor = self._predictor(raw.features)
+    def _on(self, features: Any, log_base: Any, counts: Any = None) -> tuple[Predictor, RawBlock]:
+        values = np.asarray(features)
+        predictor = self._predictor(values)
+        if counts is None:
+            counts = np.zeros(len(values), np.uint8)
+        dataset = ArrayDataset.of(values, counts, log_base, block_rows=len(values))
+        raw = dataset.read_block(0)
+        if findings := inspect_block(raw):
+            raise InputError(f"these candidates cannot be used:\n{findings}")
+        if raw.log_base is not None and not np.isfinite(raw.log_base).any():
+            raise InputError("log_base: no candidate is available")
         return predictor.normalised([predictor.log_masses(raw)]), raw
 
     def log_prob(self, features: Any, log_base: Any = None) -> Array:
@@ -278,11 +288,11 @@ class SoftmaxMixture:
 
     def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
         """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
-        n = np.atleast_2d(np.asarray(counts)).sum(axis=0).astype(np.float64)
-        log_prob = self.log_prob(features, log_base)
-        if n.shape != log_prob.shape:
-            raise InputError(f"counts: expected {log_prob.shape[0]} candidates, found {n.shape}")
+        predictor, raw = self._on(features, log_base, np.asarray(counts))
+        log_prob, n = predictor.log_prob(raw), candidate_totals(raw.counts)
         seen = n > 0
+        if not seen.any():
+            raise InputError("counts: no draws, so there is nothing to score")
         return float(n[seen] @ log_prob[seen] / n.sum())
 
     def sample(
@@ -309,6 +319,8 @@ class SoftmaxMixture:
             How often each candidate was drawn.
         """
         self._result()
+        if not isinstance(n, int | np.integer) or n < 0:
+            raise InputError(f"n: expected a number of draws, at least 0, found {n!r}")
         dataset: Dataset
         if features is not None:
             values = np.asarray(features)
@@ -350,6 +362,11 @@ class SoftmaxMixture:
             If the data cannot be read or the path written.
         """
         dataset = as_dataset(data)
+        if dataset.feature_names != self._result().feature_names:
+            raise InputError(
+                f"{dataset.name!r} has the features {_some(dataset.feature_names)}, but the model "
+                f"was fitted on {_some(self._result().feature_names)}; give them in that order"
+            )
         engine = engine_for(client, n_threads)
         try:
             predictor = self._predictor(dataset.read_block(0).features)
@@ -371,7 +388,7 @@ class SoftmaxMixture:
         arrays["effective_candidates"] = told.pop("effective_candidates")
         arrays["feature"] = told.pop("feature_names")
         history = told.pop("history")
-        settings = self.get_params()
+        settings = self._plain_params()
         if not isinstance(settings["init"], str):
             settings["init"] = "given"
         packages = ("numpy", "scipy", "zarr", "dask", "distributed")
@@ -454,6 +471,11 @@ class SoftmaxMixture:
             if not _same(value, defaults[name].default)
         ]
         return f"SoftmaxMixture({', '.join(shown)})"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown
 
 
 def _same(value: Any, default: Any) -> bool:

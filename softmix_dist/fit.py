@@ -64,6 +64,7 @@ class _Run:
     dtype: np.dtype[Any]
     state: em.EMState | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    rounding: float = 0.0
     rescues: int = 0
     converged: bool = False
     stopped: str | None = None
@@ -158,7 +159,8 @@ class _Fit:
                 self._advance(run, point)
             leader = self._leader(runs)
             if leader is not None:
-                self._event("pass", start=leader.number, alive=len(active), **leader.history[-1])
+                row = {**leader.history[-1], "pass": self.n_passes}
+                self._event("pass", start=leader.number, alive=len(active), **row)
             rounds += 1
             if rounds % _ROUND == 0:
                 self._halve(runs)
@@ -226,8 +228,14 @@ class _Fit:
                 return
         else:
             kind = run.state.kind
-            run.state = em.advance(run.state, point, self.em, rounding)
-            self._record(run, kind, run.state.point is point, rounding)
+            # The likelihood of the last point may still be one of single precision.
+            tolerance = max(rounding, run.rounding)
+            run.state = em.advance(run.state, point, self.em, tolerance)
+            accepted = run.state.point is point
+            if accepted and run.rounding > 2 * rounding:
+                run.state = replace(run.state, gains=(), remaining=np.inf)
+            self._record(run, kind, accepted, tolerance)
+            run.rounding = rounding if accepted else run.rounding
         assert run.state is not None
         vanished = run.state.point.resp * self.design.n_draws < 1e-6
         if vanished.any():
@@ -268,7 +276,8 @@ class _Fit:
             run.stopped = "the likelihood is not finite"
             return False
         run.state = em.start(point, self.em)
-        self._record(run, "start", True, _rounding(point, run.dtype))
+        run.rounding = _rounding(point, run.dtype)
+        self._record(run, "start", True, run.rounding)
         return True
 
     def _record(self, run: _Run, kind: str, accepted: bool, rounding: float) -> None:
@@ -294,7 +303,8 @@ class _Fit:
         return float(np.sqrt(2 * self.design.n_draws * max(remaining, 0.0)))
 
     def _leader(self, runs: list[_Run]) -> _Run | None:
-        scored = [run for run in runs if run.state is not None]
+        # A start that was dropped may look better by the rounding of single precision.
+        scored = [run for run in runs if run.state is not None and run.stopped != "behind"]
         return max(scored, key=lambda run: (run.objective, -run.number), default=None)
 
     def _decided(self, runs: list[_Run]) -> bool:
@@ -386,4 +396,4 @@ def _rounding(point: Point, dtype: np.dtype[Any]) -> float:
     """Bound on the rounding error of the objective between two passes, nats per draw."""
     if not np.isfinite(point.log_likelihood):
         return 0.0
-    return 4 * float(np.finfo(dtype).eps) * (1 + abs(point.log_likelihood))
+    return 8 * float(np.finfo(dtype).eps) * (1 + abs(point.log_likelihood))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from softmix_dist.blocks import Array, Block, Findings, RawBlock, inspect
+from softmix_dist.blocks import Array, Block, Findings, RawBlock, candidate_totals, inspect
 from softmix_dist.model import Frame, Mixture, block_dtype
 from softmix_dist.sums import DesignSums, ScoreSums
 
@@ -65,10 +65,7 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int) -> Block:
         features[:, 1:] = raw.features
         features[:, 1:] -= frame.centre
         features[:, 1:] /= frame.scale
-    counts = np.atleast_2d(raw.counts)
-    if counts.dtype.kind != "f":
-        counts = counts.astype(np.uint64, copy=False)
-    draws = counts.sum(axis=0).astype(np.float64)
+    draws = candidate_totals(raw.counts)
     log_base = None
     if raw.log_base is not None:
         log_base = raw.log_base.astype(np.float64) - frame.log_base_level
@@ -226,8 +223,8 @@ class _Sweep:
             self.draws.sum(axis=0, dtype=np.float64),
             self.base,
         )
-        # Every exponential is in the first column of the sums over candidates.
-        return sums if np.isfinite(sums.candidates).all() else None
+        finite = np.isfinite(sums.log_density) and np.isfinite(sums.candidates).all()
+        return sums if finite else None
 
 
 def _product(e: Array, x: Array) -> Array:

@@ -26,7 +26,7 @@ def names_figure(
     traits: Sequence[Sequence[tuple[str, float, float]]] | None = None,
     title: str | None = None,
     footnote: str = (
-        "vs: share among all births. The last point is the year 2010 alone. "
+        "In brackets: the share among all births. The last point is the year 2010 alone. "
         "Births: US Social Security Administration."
     ),
     path: str | Path | None = None,
@@ -99,7 +99,11 @@ def names_figure(
         _share_over_time(axes, years, {w: v[:, k] for w, v in by_decade.items()}, top, colour)
         if k == 0:
             axes.set_title(
-                "share of those born in a decade", size=9.5, color=_GREY, loc="left", x=0.17
+                "share of the decade's girls and boys, one scale from 0",
+                size=9.5,
+                color=_GREY,
+                loc="left",
+                x=0.17,
             )
         if k < n_components - 1:
             axes.tick_params(labelbottom=False)
@@ -171,7 +175,7 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def _trait(what: str, share: float, overall: float) -> str:
-    return f"{what} {_percent(share)} vs {_percent(overall)}"
+    return f"{what} {_percent(share)} (all {_percent(overall)})"
 
 
 def _percent(share: float) -> str:

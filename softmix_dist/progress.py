@@ -45,13 +45,14 @@ class ProgressLines:
             )
         elif self.bar is not None:
             self.bar.set_postfix_str(
-                f"log-likelihood {row['log_likelihood']:.9f}, {_in_errors(row['distance'])}"
+                f"objective {row['objective']:.9f}, {_in_errors(row['distance'])}"
             )
-            self.bar.update()
+            self.bar.n = row["pass"]
+            self.bar.refresh()
         else:
             self._say(
-                f"pass {row['pass']:>3}  log-likelihood {row['log_likelihood']:.10f}  "
-                f"{_in_errors(row['distance']):<24}  {row['alive']} starts  {row['step']}"
+                f"pass {row['pass']:>3}  objective {row['objective']:.10f}  "
+                f"{_in_errors(row['distance']):<22}  alive: {row['alive']}  {row['step']}"
             )
 
     def _say(self, text: str) -> None:
@@ -62,7 +63,7 @@ class ProgressLines:
 
 
 def _in_errors(distance: float) -> str:
-    return f"{distance:.3g} standard errors" if distance < 1e6 else "far from the maximum"
+    return f"{distance:.3g} standard errors" if distance < 1e6 else "distance unknown"
 
 
 def jsonable(value: Any) -> Any:
@@ -73,4 +74,4 @@ def jsonable(value: Any) -> Any:
         return [jsonable(part) for part in value]
     if isinstance(value, float) and not abs(value) < float("inf"):
         return None
-    return value.tolist() if hasattr(value, "tolist") else value
+    return jsonable(value.tolist()) if hasattr(value, "tolist") else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,14 @@ class Settings:
             problems.append(f"n_init: expected at least 1, found {self.n_init!r}")
         if not _whole(self.max_passes, 1):
             problems.append(f"max_passes: expected at least 1, found {self.max_passes!r}")
-        if not (np.isreal(self.tol) and 0 < self.tol < np.inf):
+        if not (isinstance(self.tol, Real) and 0 < self.tol < np.inf):
             problems.append(f"tol: expected a positive number, found {self.tol!r}")
-        if not (np.isreal(self.l2) and 0 <= self.l2 < np.inf):
+        if self.random_state is not None and not _whole(self.random_state, 0):
+            problems.append(
+                f"random_state: expected None or an integer of at least 0, "
+                f"found {self.random_state!r}"
+            )
+        if not (isinstance(self.l2, Real) and 0 <= self.l2 < np.inf):
             problems.append(f"l2: expected a number of at least 0, found {self.l2!r}")
         if problems:
             raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))

@@ -75,13 +75,13 @@ def _total_findings(sums: DesignSums, findings: Findings, n_draws: int | None) -
                     "a lost chunk of counts reads as zeros: write the counts again",
                     1,
                     0,
-                    "the whole array",
+                    "",
                 ),
             )
         )
     if sums.n_draws == 0:
         remedy = "there is nothing to fit: add the observed draws"
-        return Findings((Finding("counts", "no draws at all", remedy, 1, 0, "the whole array"),))
+        return Findings((Finding("counts", "no draws at all", remedy, 1, 0, ""),))
     return Findings()
 
 

@@ -43,10 +43,11 @@ def simulate(
     seed: int = 0,
     dtype: Any = np.float32,
     base: bool = False,
+    law: str = "gaussian",
 ) -> Problem:
-    """Gaussian features, atoms of one norm, multinomial counts."""
+    """Features of some law, atoms of one norm, multinomial counts."""
     rng = np.random.default_rng(seed)
-    features = rng.standard_normal((n_candidates, n_features)).astype(dtype)
+    features = draw_features(law, (n_candidates, n_features), rng).astype(dtype)
     atoms = rng.standard_normal((n_components, n_features))
     atoms *= norm / np.linalg.norm(atoms, axis=1, keepdims=True)
     weights = rng.dirichlet(np.full(n_components, 5.0))
@@ -58,6 +59,17 @@ def simulate(
     pi = (softmaxes / softmaxes.sum(axis=0)) @ weights
     counts = rng.multinomial(n_draws, pi / pi.sum()).astype(np.uint32)
     return Problem(features, counts, weights, atoms, log_base)
+
+
+def draw_features(law: str, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    if law == "student":
+        return rng.standard_t(4, shape)
+    if law == "binary":
+        return (rng.random(shape) < 0.3).astype(float)
+    if law == "clusters":
+        centres = 1.5 * rng.standard_normal((8, shape[1]))
+        return centres[rng.integers(0, 8, shape[0])] + 0.5 * rng.standard_normal(shape)
+    return rng.standard_normal(shape)
 
 
 def fitted(data: Any, n_components: int, engine: Any = None, **settings: Any) -> FitResult:

@@ -79,9 +79,7 @@ def log_likelihood(features, counts, weights, atoms, log_base=None) -> float:
     """sum_j q_j log pi_j, nats per draw."""
     draws = draws_of(counts)
     total = Number(0)
-    for n, log_pi in zip(
-        draws, log_probabilities(features, weights, atoms, log_base), strict=True
-    ):
+    for n, log_pi in zip(draws, log_probabilities(features, weights, atoms, log_base), strict=True):
         if n:
             total += n * log_pi
     return float(total / sum(draws))

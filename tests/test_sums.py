@@ -77,12 +77,10 @@ def test_a_range_leaves_few_nodes_that_cover_it_in_order(start, length):
     nodes = merge((Node(0, i, 1) for i in range(start, start + length)), add)
     assert len(nodes) <= max(1, 2 * math.log2(length))
     covered = [
-        block
-        for node in nodes
-        for block in range(node.index << node.level, node.index + 1 << node.level)
+        block for level, number, _ in nodes for block in range(number << level, number + 1 << level)
     ]
     assert covered == list(range(start, start + length))
-    assert [node.value for node in nodes] == [1 << node.level for node in nodes]
+    assert [value for _, _, value in nodes] == [1 << level for level, _, _ in nodes]
 
 
 @pytest.mark.parametrize(

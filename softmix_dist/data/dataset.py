@@ -16,10 +16,12 @@ import numpy as np
 import zarr
 
 from softmix_dist.blocks import Array, Finding, Findings, RawBlock
+from softmix_dist.data.sparse import SparseCounts
 from softmix_dist.data.store import open_group, read
 from softmix_dist.errors import InputError, StoreError
 
 FORMAT = 1
+MARK = "softmix_format"
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
 
@@ -142,19 +144,29 @@ class ZarrDataset(_Blocks):
         """Read one block; what cannot be read becomes its findings."""
         rows = self._rows(index)
         place = f"candidates {rows.start} to {rows.stop - 1}"
-        try:
-            features = read(self._arrays["features"], rows, place)
-            counts = self._arrays["counts"]
-            counts = read(counts, rows if counts.ndim == 1 else (slice(None), rows), place)
-            base = self._arrays.get("log_base")
-            log_base = None if base is None else read(base, rows, place)
-        except StoreError as error:
-            array, problem = str(error).split(": ", 1)
-            text, _, remedy = problem.rpartition("; ")
-            empty = np.empty((0, self.n_features), self.dtype)
-            found = Finding(array, text, remedy, 1, rows.start, f"candidate {rows.start}", True)
-            return RawBlock(rows.start, empty, np.empty(0, np.uint8), None, Findings((found,)))
-        return RawBlock(rows.start, features, counts, log_base)
+        values: dict[str, Any] = {}
+        for name in ("features", "counts", "log_base"):
+            array = self._arrays.get(name)
+            try:
+                if isinstance(array, SparseCounts):
+                    values[name] = array.read(rows, place)
+                elif array is not None:
+                    several = name == "counts" and array.ndim == 2
+                    values[name] = read(array, (slice(None), rows) if several else rows, place)
+            except (StoreError, InputError) as error:
+                found = Finding(
+                    name,
+                    "the chunk cannot be read",
+                    "write it again",
+                    1,
+                    rows.start,
+                    f"{place}: {error.__cause__ or error}",
+                    isinstance(error, StoreError),
+                )
+                empty = np.empty((0, self.n_features), self.dtype)
+                nothing = np.empty(0, np.uint8)
+                return RawBlock(rows.start, empty, nothing, None, Findings((found,)))
+        return RawBlock(rows.start, values["features"], values["counts"], values.get("log_base"))
 
     def part(self, start: int, stop: int) -> ZarrDataset:
         """Return the data set itself: handles travel, data do not."""
@@ -200,13 +212,18 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
         If it is not a data set; the message lists every problem.
     """
     group = open_group(path, "data set")
-    members = dict(group.arrays())
+    members: dict[str, Any] = dict(group.arrays())
     problems: list[str] = []
-    version = group.attrs.get("softmix_format")
+    if isinstance(sparse := group.get("counts"), zarr.Group):
+        try:
+            members["counts"] = SparseCounts.of(sparse)
+        except InputError as error:
+            problems.append(str(error))
+    version = group.attrs.get(MARK)
     if version is not None and version != FORMAT:
         problems.append(f"attribute softmix_format: expected {FORMAT}, found {version!r}")
     for name in ("features", "counts"):
-        if name not in members:
+        if name not in members and name not in group:
             problems.append(f"{name}: missing array; found {sorted(members) or 'no arrays'}")
     arrays = {n: a for n, a in members.items() if n in ("features", "counts", "log_base")}
     ndims = {"features": (2,), "counts": (1, 2), "log_base": (1,)}
@@ -306,6 +323,8 @@ class ArrayDataset(_Blocks):
         """
         if feature_names is None and hasattr(features, "columns"):
             feature_names = [str(column) for column in features.columns]
+        if features is None or counts is None:
+            raise InputError("features and counts are both needed: pass fit(features, counts)")
         features, counts, log_base = (
             values if values is None or hasattr(values, "compute") else np.asarray(values)
             for values in (features, counts, log_base)
@@ -322,6 +341,8 @@ class ArrayDataset(_Blocks):
             problems.append(
                 f"counts: expected shape ({size},) or (S, {size}), found {counts.shape}"
             )
+        if log_base is not None and log_base.dtype.kind not in "fi":
+            problems.append(f"log_base: expected numbers, found dtype {log_base.dtype}")
         if log_base is not None and log_base.shape != (size,):
             problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
         names = (
@@ -356,7 +377,7 @@ class ArrayDataset(_Blocks):
             None if values is None else _compute(values[..., here] if column else values[here])
             for values, column in ((self.features, 0), (self.counts, 1), (self.log_base, 0))
         )
-        return RawBlock(rows.start, features.astype(self.dtype, copy=False), counts, log_base)  # type: ignore[union-attr, arg-type]
+        return RawBlock(rows.start, features.astype(self.dtype, copy=False), counts, log_base)  # type: ignore[union-attr]
 
     def part(self, start: int, stop: int) -> ArrayDataset:
         """Return the rows of the blocks from ``start`` to ``stop``."""

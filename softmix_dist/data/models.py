@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import zarr
 
-from softmix_dist.data.store import new_group, open_group, put
+from softmix_dist.data.store import new_group, open_group, put, read
 from softmix_dist.errors import InputError
 
 FORMAT = 1
+MARK = "softmix_model"
 _ARRAYS = {
     "weights": ("component",),
     "atoms": ("component", "feature"),
@@ -47,13 +47,13 @@ def write_model(
     StoreError
         If the path exists already or cannot be written.
     """
-    with new_group(path, overwrite) as group:
+    with new_group(path, MARK, overwrite) as group:
         for name, dims in _ARRAYS.items():
             put(group, name, dims, arrays[name])
         table = group.create_group("history")
         for name in history[0] if history else ():
             put(table, name, ("pass",), [row[name] for row in history])
-        group.attrs.update({"softmix_model": FORMAT, **attributes})
+        group.attrs.update({MARK: FORMAT, **attributes})
 
 
 def read_model(
@@ -69,20 +69,20 @@ def read_model(
         If it is not a model of a format that this version reads.
     """
     group = open_group(path, "model")
-    version = group.attrs.get("softmix_model")
+    version = group.attrs.get(MARK)
     if version != FORMAT:
         raise InputError(
-            f"{str(path)!r} is not a fitted model: attribute softmix_model should be {FORMAT}, "
+            f"{str(path)!r} is not a fitted model: attribute {MARK} should be {FORMAT}, "
             f"found {version!r}; give the path that `softmix fit -o` wrote"
         )
     members = dict(group.arrays())
     missing = sorted(set(_ARRAYS) - set(members))
     if missing:
         raise InputError(f"{str(path)!r} lacks the arrays {missing}; write the model again")
-    arrays: dict[str, Any] = {name: np.asarray(members[name][...]) for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: read(members[name], ..., "it") for name in _ARRAYS}
     table = group.get("history")
     columns = {
-        name: np.asarray(array[...]).tolist()
+        name: read(array, ..., "it").tolist()
         for name, array in (table.arrays() if isinstance(table, zarr.Group) else ())
     }
     history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -12,8 +12,10 @@ from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock
 from softmix_dist.data.dataset import Dataset
-from softmix_dist.data.store import new_array, new_group, open_group, read
-from softmix_dist.errors import StoreError
+from softmix_dist.data.store import check_target, new_array, new_group, open_group, read
+from softmix_dist.errors import InputError, StoreError
+
+MARK = "softmix_predictions"
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ def write_predictions(
     StoreError
         If blocks cannot be read or the path written.
     """
+    check_target(path, MARK, overwrite)
     n_components = len(predictor.weights)
     p, rows = dataset.n_candidates, min(dataset.block_rows, dataset.n_candidates)
     predictor = predictor.normalised(visit(dataset, predictor.log_masses))
-    with new_group(path, overwrite) as group:
+    with new_group(path, MARK, overwrite) as group:
         log_prob = new_array(group, "log_prob", (p,), ("candidate",), float, (rows,), np.nan)
         resp = new_array(
             group,
@@ -137,7 +140,7 @@ def write_predictions(
             np.nan,
         )
         visit(dataset, WritePredictions(predictor, log_prob, resp))
-        group.attrs["softmix_predictions"] = 1
+        group.attrs[MARK] = 1
 
 
 def read_responsibilities(path: str | os.PathLike[str]) -> Array:
@@ -177,13 +180,21 @@ def draw_blocks(rates: Iterable[Array], n_draws: Array, rng: np.random.Generator
 def sample_candidates(
     dataset: Dataset, predictor: Predictor, n: int, rng: np.random.Generator
 ) -> Array:
-    """Draw ``n`` times among all candidates of a data set, (p,) array of int."""
+    """Draw ``n`` times among all candidates of a data set, (p,) array of int.
+
+    Raises
+    ------
+    InputError
+        If no candidate is available.
+    """
     indices = range(dataset.n_blocks)
     predictor = predictor.normalised(predictor.log_masses(dataset.read_block(i)) for i in indices)
 
     def rates(i: int) -> Array:
         return np.exp(predictor.log_prob(dataset.read_block(i)))
 
+    if not np.isfinite(predictor.log_normalisers).all():  # type: ignore[arg-type]
+        raise InputError("log_base: no candidate is available, so there is nothing to draw from")
     split = draw_blocks((np.atleast_1d(rates(i).sum()) for i in indices), np.array([n]), rng)
     parts = []
     for i in indices:

@@ -84,11 +84,22 @@ def simulate(
     ]
     if feature_law not in FEATURE_LAWS:
         problems.append(f"feature law: expected one of {FEATURE_LAWS}, found {feature_law!r}")
-    if degrees_of_freedom <= 2:
+    if not (2 < degrees_of_freedom < np.inf):
         problems.append(f"degrees of freedom: expected more than 2, found {degrees_of_freedom}")
-    if overdispersion < 1:
-        problems.append(f"overdispersion: expected at least 1, found {overdispersion}")
-    if norm < 0:
+    if n_draws > 2**53:
+        problems.append(f"draws: expected at most 2^53, found {n_draws}")
+    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+        problems.append(f"dtype: expected float32 or float64, found {dtype!r}")
+    if block_rows is not None and block_rows < 1:
+        problems.append(f"block rows: expected at least 1, found {block_rows}")
+    if seed < 0:
+        problems.append(f"seed: expected at least 0, found {seed}")
+    # A sample cannot vary more than if all its draws fell on one candidate.
+    if not (overdispersion == 1 or 1 < overdispersion <= max(n_draws / (n_samples or 1), 2)):
+        problems.append(
+            f"overdispersion: expected from 1 to the draws of a sample, found {overdispersion}"
+        )
+    if not 0 <= norm < np.inf:
         problems.append(f"norm: expected at least 0, found {norm}")
     if problems:
         raise InputError("nothing was simulated:\n- " + "\n- ".join(problems))
@@ -134,7 +145,7 @@ def simulate(
             if overdispersion == 1:
                 return np.broadcast_to(probability, (len(share), len(probability)))
             # A Dirichlet law by its gamma variables, so that blocks are independent.
-            concentration = share[:, None] / (overdispersion - 1) * probability
+            concentration = np.maximum(share, 1)[:, None] / (overdispersion - 1) * probability
             return np.random.default_rng((seed, _RATES, i)).standard_gamma(concentration)
 
         # 2. Draws of each block, then of each candidate in it.

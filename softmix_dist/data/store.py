@@ -32,18 +32,43 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     StoreError
         If there is no Zarr group at ``path``.
     """
+    if "://" in str(path):
+        raise StoreError(f"{str(path)!r} is an object store; this version reads local paths only")
     try:
         return zarr.open_group(str(path), mode="r")
     except Exception as error:
         if not Path(path).exists():
             problem = "does not exist"
         else:
-            problem = f"is not a Zarr group ({type(error).__name__})"
+            problem = "is not a Zarr group"
         raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}") from error
 
 
+def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> None:
+    """Raise `StoreError` unless a group of the kind ``mark`` may be written at ``path``."""
+    if "://" in str(path):
+        raise StoreError(f"{str(path)!r} is an object store; this version writes local paths only")
+    target = Path(path)
+    if not target.exists():
+        return
+    if not overwrite:
+        raise StoreError(
+            f"{str(path)!r} exists already; choose another path or overwrite it (--overwrite)"
+        )
+    try:
+        there = zarr.open_group(str(path), mode="r").attrs
+    except Exception as error:
+        raise StoreError(f"{str(path)!r} is not a Zarr group, so it is not overwritten") from error
+    if mark not in there:
+        raise StoreError(
+            f"{str(path)!r} is something else (no attribute {mark}), so it is not overwritten"
+        )
+
+
 @contextmanager
-def new_group(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[zarr.Group]:
+def new_group(
+    path: str | os.PathLike[str], mark: str, overwrite: bool = False
+) -> Iterator[zarr.Group]:
     """Create a Zarr group that appears at ``path`` only when it is complete.
 
     Written to a sibling that is renamed at the end, and removed after an error.
@@ -51,20 +76,18 @@ def new_group(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator
     Parameters
     ----------
     path : path
+    mark : str
+        Attribute that groups of this kind carry: only such a one is overwritten.
     overwrite : bool
-        Replace what is there, if it is a Zarr group.
+        Replace what is there.
 
     Raises
     ------
     StoreError
         If something is at ``path`` already, or it cannot be written.
     """
+    check_target(path, mark, overwrite)
     target = Path(path)
-    if target.exists():
-        if not overwrite:
-            raise StoreError(f"{str(path)!r} exists already; remove it or choose another path")
-        if not (target / "zarr.json").is_file():
-            raise StoreError(f"{str(path)!r} is not a Zarr group, so it is not overwritten")
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +98,13 @@ def new_group(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(str(partial))
         if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+            # Moved aside first: there is no moment with half of either.
+            aside = partial.with_suffix(".replaced")
+            target.rename(aside)
+            partial.rename(target)
+            shutil.rmtree(aside)
+        else:
+            partial.rename(target)
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error}") from error
     finally:

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from softmix_dist.blocks import Array, inspect
-from softmix_dist.data.dataset import FORMAT, ArrayDataset, default_block_rows
+from softmix_dist.data.dataset import FORMAT, MARK, ArrayDataset, default_block_rows
 from softmix_dist.data.store import new_array, new_group, put
 from softmix_dist.errors import InputError
 
@@ -101,7 +101,7 @@ def new_dataset(
     n_features = feature_names if isinstance(feature_names, int) else len(feature_names)
     sample_bytes = (n_samples or 1) * np.dtype(count_dtype).itemsize
     rows = block_rows or default_block_rows(n_features * np.dtype(dtype).itemsize, sample_bytes)
-    with new_group(path, overwrite) as group:
+    with new_group(path, MARK, overwrite) as group:
         # Lost chunks of features read as NaN, which is seen, and never as zeros.
         new_array(
             group,
@@ -128,9 +128,7 @@ def new_dataset(
         new_array(group, "counts", shape, dims, count_dtype, chunks, 0)
         writer = DatasetWriter(group, rows, n_candidates)
         yield writer
-        group.attrs.update(
-            {"softmix_format": FORMAT, "n_draws": writer.n_draws, "block_rows": rows}
-        )
+        group.attrs.update({MARK: FORMAT, "n_draws": writer.n_draws, "block_rows": rows})
 
 
 def write_dataset(

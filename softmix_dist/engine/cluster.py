@@ -65,8 +65,10 @@ class ClusterEngine:
         """Take the data for the passes to come; return how they are held, in words."""
         shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
         keep = not self.memory or nbytes <= self.memory // 2
+        name = f"softmix-load-{self._name}-{next(self._pass)}"
         self._shards = [
-            self._submit(load, shard, i) if keep else shard for i, shard in enumerate(shards)
+            self._submit(load, shard, (name, i)) if keep else _whole(shard, (name, i))
+            for i, shard in enumerate(shards)
         ]
         held = "in memory" if keep else "streamed"
         return (
@@ -74,15 +76,17 @@ class ClusterEngine:
             f"{nbytes / 1e6:.0f} MB {held}"
         )
 
-    def _submit(self, function: Callable[[Shard], Any], shard: Shard, i: int) -> Future:
+    def _submit(
+        self, function: Callable[[Shard], Any], shard: Shard, key: tuple[str, int]
+    ) -> Future:
         with warnings.catch_warnings():
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")
             return self.client.submit(
                 function,
                 shard,
-                key=(f"softmix-load-{self._name}", i),
-                workers=self.workers[i % len(self.workers)],
+                key=key,
+                workers=self.workers[key[1] % len(self.workers)],
                 allow_other_workers=True,
             )
 
@@ -111,7 +115,10 @@ class ClusterEngine:
         """Call ``task`` with every stored block; answers in the order of blocks."""
         name = f"softmix-visit-{self._name}-{next(self._pass)}"
         shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
-        tasks = [delayed(load)(shard, dask_key_name=(name, i)) for i, shard in enumerate(shards)]
+        tasks = [
+            delayed(load)(_whole(shard, (f"{name}-shard", i)), dask_key_name=(name, i))
+            for i, shard in enumerate(shards)
+        ]
         with _cluster_errors():
             parts = self.client.gather(self.client.compute(tasks))
         return [answer for part in parts for _, answer in part]
@@ -119,6 +126,11 @@ class ClusterEngine:
     def close(self) -> None:
         """Release the data; the client stays open."""
         self._shards = []
+
+
+def _whole(shard: Shard, key: tuple[str, int]) -> Any:
+    # Dask arrays inside a shard stay lazy: looked into, they would be computed whole.
+    return delayed(shard, name=key, traverse=False)
 
 
 def _merge(parts: list[list[Node]]) -> list[Node]:

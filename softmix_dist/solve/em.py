@@ -71,6 +71,8 @@ class EMState:
         Last increases of the objective, nats per draw.
     remaining : float
         Estimate of what is left to gain, nats per draw.
+    by_slope : float
+        The same, from the slope along the proposal alone.
     stuck : bool
         No step, however small, raised the objective.
     """
@@ -84,6 +86,7 @@ class EMState:
     history: tuple[tuple[Array, Array], ...]
     gains: tuple[float, ...]
     remaining: float
+    by_slope: float
     stuck: bool = False
 
 
@@ -129,7 +132,10 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
         history = (*history, (x, slope))
     radius = state.length / 2
     retry = _propose(state.point, settings, radius, history, state.gains)
-    return replace(retry, stuck=radius < _SMALLEST_RADIUS)
+    if radius < _SMALLEST_RADIUS:
+        # Every gain is lost in rounding: the slope has to tell how far the maximum is.
+        return replace(retry, stuck=True, remaining=retry.by_slope)
+    return retry
 
 
 def drop_components(state: EMState, keep: Array, settings: EMSettings) -> EMState:
@@ -187,7 +193,7 @@ def _propose(
     if len(history) > 1 and not settings.first_order:
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
         step, kind = _quasi_newton(history, mass), "quasi-newton"
-    gain_left = 0.5 * max(float(slope @ em_step), float(slope @ step))
+    by_slope = 0.5 * max(float(slope @ em_step), float(slope @ step))
     # 2. Not longer than what is trusted.
     length = float(np.linalg.norm(metric * step))
     if length > radius:
@@ -209,7 +215,8 @@ def _propose(
         radius=radius,
         history=history,
         gains=gains,
-        remaining=_remaining(gains, gain_left),
+        remaining=_remaining(gains, by_slope),
+        by_slope=by_slope,
     )
 
 

@@ -87,11 +87,16 @@ def explicit_start(
     InputError
         If the shapes do not fit or the weights are not on the simplex.
     """
-    if isinstance(init, tuple) and len(init) == 2:
-        weights, atoms = (np.asarray(part, dtype=np.float64) for part in init)
-    else:
-        atoms = np.asarray(init, dtype=np.float64)
-        weights = np.full(n_components, 1 / n_components)
+    try:
+        if isinstance(init, tuple) and len(init) == 2:
+            weights, atoms = (np.asarray(part, dtype=np.float64) for part in init)
+        else:
+            atoms = np.asarray(init, dtype=np.float64)
+            weights = np.full(n_components, 1 / n_components)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"init: expected atoms, or (weights, atoms), as numbers: {error}"
+        ) from error
     if atoms.shape != (n_components, n_features):
         raise InputError(
             f"init: expected atoms of shape ({n_components}, {n_features}), found {atoms.shape}"

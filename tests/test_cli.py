@@ -1,0 +1,195 @@
+"""The command as a user meets it: what it prints, and where."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import zarr
+from command import COMMAND, softmix
+
+from softmix_dist.cli import main
+from softmix_dist.data.simulate import simulate
+
+# What DESIGN.md promises of `softmix fit --json`.
+FIT_KEYS = {
+    "weights",
+    "atoms",
+    "log_likelihood",
+    "n_draws",
+    "n_passes",
+    "converged",
+    "standard_errors",
+    "seconds",
+    "starts",
+    "warnings",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The problem of the first issue: fits of it must find the maximum."""
+    path = tmp_path_factory.mktemp("cli") / "data.zarr"
+    simulate(path, 20_000, 5, 3, 1_000_000, norm=2.0, seed=3, block_rows=4096)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    """A model fitted to it."""
+    path = data.parent / "model.zarr"
+    softmix("fit", data, "-k", 3, "--init", "truth", "-o", path, "-q")
+    return path
+
+
+# ------------------------------------------------------------------ the main job
+
+
+def test_random_starts_find_what_the_truth_leads_to(data):
+    told = [
+        json.loads(softmix("fit", data, "-k", 3, "--json", *options).stdout)
+        for options in (("--n-init", 20), ("--init", "truth"))
+    ]
+    found, best = told
+    assert abs(found["log_likelihood"] - best["log_likelihood"]) < 1e-8
+    assert found["converged"]
+    assert best["converged"]
+    assert found["n_draws"] == 1_000_000
+    assert len(found["starts"]) == 20
+    raw = zarr.open_group(str(data), mode="r")
+    independent = reference.log_likelihood(
+        raw["features"][:], raw["counts"][:], found["weights"], found["atoms"]
+    )
+    assert abs(found["log_likelihood"] - independent) < 1e-8
+
+
+def test_fit_prints_one_json_object(data):
+    result = softmix("fit", data, "-k", 3, "--json")
+    assert len(result.stdout.splitlines()) == 1
+    told = json.loads(result.stdout)
+    assert set(told) >= FIT_KEYS
+    assert told["standard_errors"] is None
+    weights, atoms = np.array(told["weights"]), np.array(told["atoms"])
+    assert weights.shape == (3,)
+    assert atoms.shape == (3, 5)
+    assert (np.diff(weights) <= 0).all()
+    assert abs(weights.sum() - 1) < 1e-12
+    assert told["n_passes"] >= told["history"][-1]["pass"]
+    assert told["warnings"] == []
+    assert "pass" in result.stderr
+
+
+def test_a_table_for_people(data, model):
+    told = softmix("fit", data, "-k", 3, "--init", "truth", "-q").stdout
+    for word in ("3 components", "20,000 candidates", "1,000,000 draws", "converged", "x4"):
+        assert word in told
+    assert "NOT CONVERGED" not in told
+    # What is shown later is what was printed then, but for the time it took.
+    shown = softmix("show", model).stdout
+    assert [line for line in shown.splitlines() if "passes in" not in line] == [
+        line for line in told.splitlines() if "passes in" not in line
+    ]
+
+
+def test_show_repeats_the_report_of_the_fit(data):
+    path = data.parent / "again.zarr"
+    fitted = json.loads(softmix("fit", data, "-k", 2, "--json", "-o", path).stdout)
+    assert json.loads(softmix("show", path, "--json").stdout) == fitted
+
+
+def test_simulate_then_check(tmp_path):
+    path = tmp_path / "new.zarr"
+    sizes = ("--candidates", 500, "--features", 2, "--components", 2, "--draws", 9000)
+    result = softmix("simulate", path, *sizes, "--samples", 3, "--feature-law", "uniform")
+    assert result.stdout == ""
+    assert str(path) in result.stderr
+    told = json.loads(softmix("check", path, "--json").stdout)
+    assert (told["candidates"], told["samples"], told["draws"]) == (500, 3, 9000)
+    assert "9,000" in softmix("check", path).stdout
+    softmix("simulate", path, *sizes, code=65)
+    softmix("simulate", path, *sizes, "--overwrite")
+    assert json.loads(softmix("check", path, "--json").stdout)["samples"] == 1
+
+
+def test_predict_is_the_same_from_threads_and_workers(data, model):
+    threads, workers = data.parent / "threads.zarr", data.parent / "workers.zarr"
+    result = softmix("predict", model, data, "-o", threads)
+    assert (result.stdout, str(threads) in result.stderr) == ("", True)
+    done = subprocess.run(
+        [*COMMAND, "predict", model, data, "-o", workers, "--scheduler", "local", "--workers", "2"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    first, second = (zarr.open_group(str(path), mode="r") for path in (threads, workers))
+    log_prob, resp = first["log_prob"][:], first["responsibilities"][:]
+    assert abs(np.exp(log_prob).sum() - 1) < 1e-12
+    np.testing.assert_allclose(resp.sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_array_equal(log_prob, second["log_prob"][:])
+    np.testing.assert_array_equal(resp, second["responsibilities"][:])
+
+
+# ------------------------------------------------------------------ progress and warnings
+
+
+def test_quiet_says_nothing_but_the_result(data):
+    assert softmix("fit", data, "-k", 2, "--quiet").stderr == ""
+    assert softmix("fit", data, "-k", 2, "--quiet", "--json").stderr == ""
+
+
+def test_log_lines_are_json(data):
+    result = softmix("fit", data, "-k", 2, "--log-json")
+    rows = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [row["phase"] for row in rows] == ["survey"] + ["pass"] * (len(rows) - 1)
+    assert rows[-1]["log_likelihood"] > rows[1]["log_likelihood"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_line_of_progress_is_a_pass_of_its_own(seed, data):
+    told = softmix("fit", data, "-k", 3, "--seed", seed, "--log-json").stderr
+    rows = [json.loads(line) for line in told.splitlines()]
+    passes = [row["pass"] for row in rows if row["phase"] == "pass"]
+    assert passes == list(range(passes[0], passes[0] + len(passes)))
+
+
+def test_running_out_of_passes_is_said_and_is_no_failure(data):
+    result = softmix("fit", data, "-k", 3, "--max-passes", 3, "--json", "--quiet")
+    told = json.loads(result.stdout)
+    assert told["converged"] is False
+    assert len(told["warnings"]) == 1
+    assert "not converged" in told["warnings"][0]
+    assert result.stderr == f"warning: {told['warnings'][0]}\n"
+    assert "NOT CONVERGED" in softmix("fit", data, "-k", 3, "--max-passes", 3).stdout
+
+
+# ------------------------------------------------------------------ help
+@pytest.mark.parametrize("command", [(), *((name,) for name in sorted(main.commands))])
+def test_help(command):
+    assert softmix(*command, "--help").stdout.startswith("Usage: ")
+    assert softmix(*command, "-h").stdout.startswith("Usage: ")
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ["numpy", "scipy", "zarr", "dask", "distributed", "matplotlib", "pandas"]
+    script = f"""
+import sys
+from softmix_dist.cli import main
+main(["--help"], standalone_mode=False)
+print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.startswith("Usage: ")
+    assert done.stderr.strip() == "[]"
+
+
+def test_it_is_a_plug_in_of_the_dask_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "dask", "softmix", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "predict" in done.stdout

@@ -1,0 +1,90 @@
+"""Models on disk, and on their way to other processes."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from problems import signature
+
+from softmix_dist import SoftmaxMixture
+from softmix_dist.errors import InputError, StoreError
+
+
+@pytest.fixture(scope="module")
+def model(small) -> SoftmaxMixture:
+    """Fitted to the small problem."""
+    return SoftmaxMixture(2).fit(small.features, small.counts)
+
+
+def test_a_model_survives_the_disk(small, model, tmp_path):
+    path = tmp_path / "model.zarr"
+    model.save(path)
+    loaded = SoftmaxMixture.load(path)
+    assert loaded.get_params() == model.get_params()
+    before, after = asdict(model.result_), asdict(loaded.result_)
+    assert set(after) == set(before)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    assert loaded.history_ == model.history_
+    assert loaded.starts_ == model.starts_
+    assert loaded.summary() == model.summary()
+    np.testing.assert_array_equal(loaded.log_prob(small.features), model.log_prob(small.features))
+    with pytest.raises(InputError, match="pass features"):
+        loaded.sample(3)
+    loaded.fit(small.features, small.counts)
+    assert signature(loaded.result_) == signature(model.result_)
+
+
+def test_xarray_opens_a_model(model, tmp_path):
+    path = tmp_path / "model.zarr"
+    model.save(path)
+    with xarray.open_zarr(path) as stored:
+        assert stored.atoms.dims == ("component", "feature")
+        assert stored.feature.values.tolist() == ["x0", "x1"]
+        np.testing.assert_array_equal(stored.weights, model.weights_)
+    with xarray.open_zarr(path, group="history") as history:
+        assert history.objective.values.tolist() == [row["objective"] for row in model.history_]
+
+
+def test_numpy_scalars_as_settings_can_be_saved(small, tmp_path):
+    settings: Any = {"n_components": np.int64(2), "l2": np.float32(0.01), "n_init": np.int32(3)}
+    path = tmp_path / "model.zarr"
+    SoftmaxMixture(**settings).fit(small.features, small.counts).save(path)
+    assert SoftmaxMixture.load(path).n_init == 3
+
+
+def test_saving_replaces_only_when_told(model, tmp_path):
+    path = tmp_path / "model.zarr"
+    model.save(path)
+    with pytest.raises(StoreError, match="exists already"):
+        model.save(path)
+    model.save(path, overwrite=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.zarr"]
+
+
+def test_what_is_no_model_is_not_loaded(model, written, small, tmp_path):
+    with pytest.raises(StoreError, match="does not exist"):
+        SoftmaxMixture.load(tmp_path / "nothing.zarr")
+    with pytest.raises(InputError, match="is not a fitted model"):
+        SoftmaxMixture.load(written(small))
+    path = tmp_path / "model.zarr"
+    model.save(path)
+    zarr.open_group(str(path), mode="r+").attrs["softmix_model"] = 99
+    with pytest.raises(InputError, match="99"):
+        SoftmaxMixture.load(path)
+    model.save(path, overwrite=True)
+    (path / "atoms" / "c" / "0" / "0").write_bytes(b"garbled")
+    with pytest.raises(StoreError, match="atoms"):
+        SoftmaxMixture.load(path)
+
+
+def test_a_fitted_model_can_be_pickled(small, model):
+    copy = pickle.loads(pickle.dumps(model))
+    assert signature(copy.result_) == signature(model.result_)
+    np.testing.assert_array_equal(copy.log_prob(small.features), model.log_prob(small.features))
