@@ -49,9 +49,10 @@ class Block:
 
     Attributes
     ----------
-    features : (rows, L + 1) array of float32 or float64
-        Homogeneous features (1, x): the first column makes every sum of weights
-        a column of the same matrix product as the sums of features.
+    slices : tuple of (m, L + 1) arrays of float32 or float64
+        Homogeneous features (1, x), in contiguous slices of rows that stay in cache. The
+        first column makes every sum of weights a column of the same matrix product as the
+        sums of features.
     draws : (rows,) array of float64
         Draws of each candidate, samples added up.
     log_base : (rows,) array of float64 or None
@@ -63,7 +64,7 @@ class Block:
     findings : Findings
     """
 
-    features: Array
+    slices: tuple[Array, ...]
     draws: Array
     log_base: Array | None
     multiplicity: Array | None

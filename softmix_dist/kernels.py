@@ -7,7 +7,7 @@ array namespace of NumPy offers, no state, and no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +18,9 @@ from softmix_dist.sums import DesignSums, ScoreSums
 
 # A product of up to about 1e6 multiplications stays in the small-matrix kernels of
 # OpenBLAS, up to three times faster on these shapes than its packed ones, and a slice
-# of up to about 640 kB in the second-level cache (measured: tests/bench/kernel.py).
+# of up to about 1.2 MB near the second-level cache (measured: tests/bench/kernel.py).
 _SLICE_PRODUCT = 1_000_000
-_SLICE_BYTES = 640_000
+_SLICE_BYTES = 1_200_000
 _SLICE_ROWS = 512, 8192
 
 
@@ -59,19 +59,24 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int) -> Block:
     findings = inspect(raw)
     dtype = block_dtype(raw.features.dtype)
     rows, n_features = raw.features.shape
-    features = np.empty((rows, n_features + 1), dtype, order=layout(n_components))
-    features[:, 0] = 1
-    with np.errstate(invalid="ignore", over="ignore"):
-        features[:, 1:] = raw.features
-        features[:, 1:] -= frame.centre
-        features[:, 1:] /= frame.scale
+    step = slice_rows(n_features + 1, n_components, dtype.itemsize)
+    slices = []
+    for start in range(0, rows, step):
+        stored = raw.features[start : start + step]
+        x = np.empty((len(stored), n_features + 1), dtype, order=layout(n_components))
+        x[:, 0] = 1
+        with np.errstate(invalid="ignore", over="ignore"):
+            x[:, 1:] = stored
+            x[:, 1:] -= frame.centre
+            x[:, 1:] /= frame.scale
+        slices.append(x)
     draws = candidate_totals(raw.counts)
     log_base = None
     if raw.log_base is not None:
         log_base = raw.log_base.astype(np.float64) - frame.log_base_level
     observed = np.flatnonzero(draws)
     sparse = 4 * observed.size < rows
-    return Block(features, draws, log_base, None, observed if sparse else None, findings)
+    return Block(tuple(slices), draws, log_base, None, observed if sparse else None, findings)
 
 
 def survey(block: Block) -> tuple[DesignSums, Findings]:
@@ -87,15 +92,13 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
         In float64; zero where the block has findings.
     Findings
     """
-    rows, columns = block.features.shape
+    columns = block.slices[0].shape[1] if block.slices else 1
     gram = np.zeros((columns, columns))
     draws = np.zeros(columns)
     log_base = 0.0
     if not block.findings:
-        step = slice_rows(columns, columns)
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
-            x = block.features[part].astype(np.float64)
+        for part, stored in _parts(block):
+            x = stored.astype(np.float64)
             draws += block.draws[part] @ x
             if block.log_base is None:
                 gram += x.T @ x
@@ -107,7 +110,7 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     # Totals may pass 2^53: added as integers, block by block.
     n_draws = 0 if block.findings else int(block.draws.astype(np.uint64).sum())
     n_observed = int(np.count_nonzero(block.draws))
-    return DesignSums(gram, draws, log_base, n_draws, n_observed, rows), block.findings
+    return DesignSums(gram, draws, log_base, n_draws, n_observed, len(block.draws)), block.findings
 
 
 def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tuple[ScoreSums, ...]:
@@ -133,36 +136,34 @@ def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tu
     overflows, the slice is done again with shifted exponents in float64.
     """
     sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
-    rows, columns = block.features.shape
-    step = max(sweep.step for sweep in sweeps)
-    scratch = None
-    if block.features.dtype != dtype:
-        order: Literal["C", "F"] = "C" if block.features.flags.c_contiguous else "F"
-        scratch = np.empty((min(step, rows), columns), dtype, order=order)
     # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for start in range(0, rows, step):
-            x = block.features[start : start + step]
-            if scratch is not None:
-                np.copyto(scratch[: len(x)], x, casting="same_kind")
-                x = scratch[: len(x)]
+        for part, stored in _parts(block):
+            x = stored.astype(dtype, copy=False)
             for sweep in sweeps:
-                sweep.add(x, start)
+                sweep.add(part, x)
         return tuple(sweep.finish() or _guarded(block, sweep.mixture) for sweep in sweeps)
+
+
+def _parts(block: Block) -> Iterator[tuple[slice, Array]]:
+    """Yield the slices of a block with the rows that they hold."""
+    start = 0
+    for x in block.slices:
+        yield slice(start, start + len(x)), x
+        start += len(x)
 
 
 class _Sweep:
     """Running sums of one mixture over the slices of a block, with its buffers."""
 
     def __init__(self, block: Block, mixture: Mixture, dtype: np.dtype[Any]):
-        rows, columns = block.features.shape
+        rows, columns = block.slices[0].shape
         n_components = mixture.n_components
-        self.block = block
         self.mixture = mixture
-        self.step = min(slice_rows(columns, n_components, dtype.itemsize), rows)
         self.coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(dtype)
         self.ones = np.ones(n_components, dtype)
-        self.exponentials = np.empty((self.step, n_components), dtype, order=layout(n_components))
+        self.order = layout(n_components)
+        self.buffer = np.empty(rows * n_components, dtype)
         self.observed = block.observed
         draws = block.draws if self.observed is None else block.draws[self.observed]
         self.n = draws.astype(dtype)
@@ -170,22 +171,17 @@ class _Sweep:
         self.times = None if block.multiplicity is None else block.multiplicity.astype(dtype)
         self.lam = np.empty(len(self.n), dtype)
         self.tiny = dtype.type(np.finfo(dtype).tiny * 1e8)
-        # One partial sum a slice, added in float64 at the end.
-        n_slices = -(-rows // self.step)
-        self.candidates = np.empty((n_slices, n_components, columns), dtype)
-        self.draws = np.empty_like(self.candidates)
+        # Slices are added in float64, whatever their own arithmetic.
+        self.candidates = np.zeros((n_components, columns))
+        self.draws = np.zeros((n_components, columns))
         self.base = np.zeros(n_components)
 
-    def add(self, x: Array, start: int) -> None:
-        """Add the rows ``x``, which begin at row ``start``; one step at a time."""
-        for first in range(0, len(x), self.step):
-            self._add_slice(x[first : first + self.step], start + first)
-
-    def _add_slice(self, x: Array, start: int) -> None:
-        part = slice(start, start + len(x))
-        i = start // self.step
+    def add(self, part: slice, x: Array) -> None:
+        """Add the features ``x`` of the rows ``part``."""
+        shape = len(x), len(self.ones)
+        buffer = self.buffer[: len(x) * len(self.ones)].reshape(shape, order=self.order)
         # 1. The exponentials u_j exp(b_k + x_j.theta_k).
-        e = np.matmul(x, self.coefficients, out=self.exponentials[: len(x)])
+        e = np.matmul(x, self.coefficients, out=buffer)
         if self.log_base is not None:
             e += self.log_base[part, None]
         np.exp(e, out=e)
@@ -195,20 +191,22 @@ class _Sweep:
             n, e_n, x_n = self.n[part], e, x
         else:
             low, high = np.searchsorted(self.observed, (part.start, part.stop))
-            chosen = self.observed[low:high] - start
+            chosen = self.observed[low:high] - part.start
             n, e_n, x_n = self.n[low:high], e[chosen], x[chosen]
             lam = np.dot(e_n, self.ones, out=self.lam[low:high])
-        np.maximum(lam, self.tiny, out=lam)
+        if self.log_base is not None:
+            # Candidates that are not available have lambda = 0, without draws.
+            np.maximum(lam, self.tiny, out=lam)
         if self.times is not None:
             e *= self.times[part, None]
             if e_n is not e:
                 e_n *= self.times[part][chosen, None]
         # 3. Sums over candidates, then the same exponentials reweighted by n_j / lambda_j.
-        self.candidates[i] = _product(e, x)
+        self.candidates += _product(e, x)
         if self.log_base is not None:
             self.base += e.T @ np.where(self.log_base[part] > -np.inf, self.log_base[part], 0)
         e_n *= (n / lam)[:, None]
-        self.draws[i] = _product(e_n, x_n)
+        self.draws += _product(e_n, x_n)
 
     def finish(self) -> ScoreSums | None:
         """Return the sums of the block; None if they need shifted exponents."""
@@ -219,11 +217,12 @@ class _Sweep:
             n = n * (self.times if self.observed is None else self.times[self.observed])
         sums = ScoreSums(
             float(n @ np.log(self.lam)),
-            self.candidates.sum(axis=0, dtype=np.float64),
-            self.draws.sum(axis=0, dtype=np.float64),
+            self.candidates,
+            self.draws,
             self.base,
         )
-        finite = np.isfinite(sums.log_density) and np.isfinite(sums.candidates).all()
+        parts = sums.log_density, sums.candidates, sums.draws
+        finite = all(np.isfinite(values).all() for values in parts)
         return sums if finite else None
 
 
@@ -231,9 +230,9 @@ def _product(e: Array, x: Array) -> Array:
     """e^T x, (K, L + 1).
 
     By np.dot, for matmul keeps the interpreter locked when its result is small (measured:
-    two threads were no faster than one); written so that neither order of x is copied.
+    two threads were no faster than one). Both arrays are contiguous, so neither is copied.
     """
-    return np.dot(e.T, x) if x.flags.c_contiguous else np.dot(x.T, e).T
+    return np.dot(e.T, x)
 
 
 def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
@@ -242,19 +241,16 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
     Where a sum over candidates still overflows it is infinite: the solver reads that
     as a normaliser predicted far too low.
     """
-    rows, columns = block.features.shape
     coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
-    n_components = mixture.n_components
+    columns, n_components = coefficients.shape
     sums = ScoreSums(
         0.0,
         np.zeros((n_components, columns)),
         np.zeros((n_components, columns)),
         np.zeros(n_components),
     )
-    step = slice_rows(columns, n_components)
-    for start in range(0, rows, step):
-        part = slice(start, start + step)
-        x = block.features[part].astype(np.float64)
+    for part, stored in _parts(block):
+        x = stored.astype(np.float64)
         w = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = w * block.draws[part]
         base = np.zeros(len(x)) if block.log_base is None else block.log_base[part]

@@ -142,13 +142,15 @@ def test_findings_read_as_a_list():
     features, counts = sound()
     features[[2, 4], 1] = np.nan
     counts[3] = -2
-    text = str(inspect(RawBlock(0, features, counts)))
-    assert text.splitlines() == [
+    first, second = str(inspect(RawBlock(0, features, counts))).splitlines()
+    assert first == (
         "- features: NaN (first at candidate 2, feature column 1: nan, 2 in all); "
-        "impute the value or drop the candidate",
+        "impute the value or drop the candidate"
+    )
+    assert second == (
         "- counts: negative value (first at candidate 3: -2); "
-        "counts are numbers of draws: 0, 1, 2, ...",
-    ]
+        "counts are numbers of draws: 0, 1, 2, ..."
+    )
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_a_step_that_overflows_is_rejected_until_nothing_is_left(offset_problem)
     bench, settings = Bench(offset_problem), em.EMSettings()
     state = em.start(bench.random(3), settings)
     lost = np.full(3, np.nan)
-    for step in range(200):
+    for _ in range(200):
         evaluated = replace(
             state.point,
             mixture=state.proposal,
@@ -185,7 +185,19 @@ def test_a_step_that_overflows_is_rejected_until_nothing_is_left(offset_problem)
         if state.stuck:
             break
     assert state.stuck
-    assert step > 10
+
+
+@pytest.mark.parametrize("shift", [-5000.0, 5000.0])
+@pytest.mark.parametrize("which", [[0], [0, 1, 2]])
+def test_sums_out_of_range_are_a_likelihood_of_minus_infinity(offset_problem, shift, which):
+    bench = Bench(offset_problem)
+    mixture = bench.random(5).mixture
+    offsets = mixture.offsets.copy()
+    offsets[which] += shift
+    point = bench.at(replace(mixture, offsets=offsets))
+    assert point.log_likelihood == -np.inf
+    assert point.objective == -np.inf
+    assert em.surprise(point, np.zeros(3)) == np.inf
 
 
 def test_dropping_a_component_leaves_the_others(offset_problem):

@@ -16,6 +16,7 @@ from softmix_dist.errors import (
     ConvergenceWarning,
     InputError,
     NumericalError,
+    WarmStartWarning,
 )
 from softmix_dist.fit import Settings
 
@@ -40,7 +41,9 @@ def assert_never_falls(result):
     assert len(rows) > 1
     for before, after in zip(rows, rows[1:], strict=False):
         assert after["objective"] >= before["objective"] - after["rounding"]
-        assert 0 < after["rounding"] < 1e-4
+        if "rejected" not in after["step"]:
+            size = max(abs(row["log_likelihood"]) for row in (before, after))
+            assert 0 < after["rounding"] < 1e-6 * (1 + size)
 
 
 # ---------------------------------------------------------------- the maximum
@@ -135,18 +138,53 @@ def test_a_larger_penalty_gives_shorter_atoms(medium):
 # ---------------------------------------------------------------- when it stops
 
 
-@pytest.mark.parametrize("tol", [0.3, 0.01])
-@pytest.mark.parametrize("seed", range(5))
+def true_distance(problem: Problem, result) -> float:
+    """Distance to the maximum in standard errors, by a much tighter fit from there."""
+    tight = fitted(
+        problem,
+        len(result.weights),
+        init=(result.weights, result.atoms),
+        tol=1e-5,
+        precision="double",
+        max_passes=3000,
+    )
+    assert tight.converged
+    gap = max(tight.log_likelihood - result.log_likelihood, 0.0)
+    return float(np.sqrt(2 * result.n_draws * gap))
+
+
+@pytest.mark.parametrize("tol", [0.1, 0.01])
+@pytest.mark.parametrize("seed", range(4))
 def test_converged_means_close_to_the_maximum(seed, tol):
     problem = simulate(3000, 3, 3, 10 ** (4 + seed % 3), seed=20 + seed, norm=1.7)
     result = fitted(problem, 3, init=problem.truth, tol=tol, max_passes=2000)
-    tight = fitted(problem, 3, init=(result.weights, result.atoms), tol=1e-5, precision="double")
     assert result.converged
-    assert tight.converged
-    gap = tight.log_likelihood - result.log_likelihood
-    assert 2 * result.n_draws * gap <= (3 * tol) ** 2
     assert result.distance < tol
+    assert true_distance(problem, result) < 3 * tol
     assert_never_falls(result)
+
+
+# Problems with slow directions, on which estimates from the last gains alone are far too low.
+@pytest.mark.filterwarnings("ignore:not converged", "ignore:component")
+@pytest.mark.parametrize(
+    ("law", "n_features", "n_components", "seed", "tol"),
+    [
+        ("gaussian", 4, 3, 46, 0.1),
+        ("gaussian", 4, 3, 48, 0.1),
+        ("clusters", 4, 3, 41, 0.1),
+        ("clusters", 4, 3, 45, 0.01),
+        ("binary", 6, 2, 43, 0.01),
+        ("binary", 6, 2, 58, 0.01),
+        ("student", 4, 3, 47, 0.01),
+        ("student", 4, 3, 54, 0.01),
+    ],
+)
+def test_converged_is_not_said_early(law, n_features, n_components, seed, tol):
+    n_draws = 10 ** (4 + (seed - 40) % 3)
+    problem = simulate(3000, n_features, n_components, n_draws, law=law, seed=seed, norm=1.7)
+    result = fitted(problem, n_components, init=problem.truth, tol=tol, max_passes=2000)
+    # To stop without converging would be honest, too.
+    assert not result.converged or true_distance(problem, result) < 3 * tol
 
 
 def test_a_hardly_separated_mixture_is_not_called_converged_early():
@@ -158,10 +196,8 @@ def test_a_hardly_separated_mixture_is_not_called_converged_early():
     counts = rng.multinomial(1_000_000, pi / pi.sum())
     problem = Problem(features, counts, np.array([0.5, 0.5]), atoms)
     result = fitted(problem, 2, n_init=5, max_passes=3000)
-    tight = fitted(problem, 2, init=(result.weights, result.atoms), tol=1e-4, max_passes=3000)
     assert result.converged
-    gap = tight.log_likelihood - result.log_likelihood
-    assert 2 * result.n_draws * gap <= 0.03**2
+    assert true_distance(problem, result) < 0.03
 
 
 @pytest.mark.parametrize("max_passes", [1, 3, 6])
@@ -418,16 +454,25 @@ def test_a_given_start_must_fit(medium, init, fragment):
     assert fragment in str(caught.value)
 
 
-def test_a_start_far_outside_is_moved_or_refused(medium):
-    # Softmaxes on single candidates, with normalisers far from any prediction.
-    far = 80 * np.eye(3)
+@pytest.mark.parametrize("norm", [8, 30, 80, 1000])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_a_start_far_outside_is_moved_or_refused(medium, outlier, norm):
+    # Softmaxes on single candidates, with normalisers far above or below any prediction.
+    features = medium.features.copy()
+    if outlier:
+        features[4000] = 1e4, -1e4, 1e4
+    deviation = features.astype(float).std(axis=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", CondensedComponentWarning)
+        for kind in (ConvergenceWarning, CondensedComponentWarning, WarmStartWarning):
+            warnings.simplefilter("ignore", kind)
         try:
-            result = fitted(medium, 3, init=far, max_passes=60)
-        except NumericalError as error:
-            assert "standard coordinates" in str(error)
-        else:
-            assert np.isfinite(result.log_likelihood)
-            assert_never_falls(result)
+            result = fitted(
+                replace(medium, features=features),
+                3,
+                init=norm * np.diag([1.0, -1.0, 1.0]) / deviation,
+                max_passes=60,
+            )
+        except NumericalError:
+            return
+    assert np.isfinite(result.log_likelihood)
+    assert_never_falls(result)

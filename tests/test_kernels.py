@@ -85,7 +85,7 @@ def test_ragged_slices_add_up(monkeypatch, n_components, density, size):
     monkeypatch.setattr(kernels, "slice_rows", lambda *_: size)
     raw, m = rows(150, 2, density=density, base="all"), mixture(n_components, 2)
     block = prepare(raw, identity(2), n_components)
-    assert block.features.flags[f"{layout(n_components)}_CONTIGUOUS"]
+    assert all(x.flags[f"{layout(n_components)}_CONTIGUOUS"] for x in block.slices)
     assert_sums(score_one(block, m), oracle(raw, m), 1e-13)
 
 
@@ -222,7 +222,9 @@ def test_large_offsets_lose_no_digits(stored):
     block = prepare(raw, frame, 2)
     found = score_one(block, Mixture(np.array(offsets), inner))
     # Taking centre and scale out of the stored numbers rounds nothing.
-    np.testing.assert_array_equal(block.features[:, 1:].astype(np.longdouble), centred)
+    np.testing.assert_array_equal(
+        np.concatenate(block.slices)[:, 1:].astype(np.longdouble), centred
+    )
     n_draws = int(raw.counts.sum())
     log_likelihood = found.log_density / n_draws - np.log(found.candidates[:, 0].sum())
     assert log_likelihood == pytest.approx(expected, abs=1e-12)
