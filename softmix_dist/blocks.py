@@ -7,7 +7,7 @@ the same bits on any engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,6 +70,13 @@ class Block:
     multiplicity: Array | None
     observed: Array | None
     findings: Findings
+
+    def parts(self) -> Iterator[tuple[slice, Array]]:
+        """Yield the slices with the rows that they hold."""
+        start = 0
+        for x in self.slices:
+            yield slice(start, start + len(x)), x
+            start += len(x)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array, Block
+from softmix_dist.curvature import information
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (
@@ -34,6 +35,7 @@ from softmix_dist.model import Mixture
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.solve import em
 from softmix_dist.solve.design import draws_mean
+from softmix_dist.solve.newton import newton_step
 from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.starts import (
     explicit_start,
@@ -49,6 +51,10 @@ logger = logging.getLogger("softmix_dist")
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 # Passes between two rounds in which the worse half of the starts is dropped.
 _ROUND = 10
+# Up to this many coefficients a claim of convergence is verified by the exact information;
+# its pass costs K (K + 1) / 2 weighted Grams.
+_LARGEST_INFORMATION = 600
+_STUCK = "no step raised the likelihood"
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
 
@@ -66,6 +72,8 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     rounding: float = 0.0
     rescues: int = 0
+    # Settled by EM's own estimate; converged when the exact information says so as well.
+    settled: bool = False
     converged: bool = False
     stopped: str | None = None
 
@@ -76,6 +84,10 @@ class _Run:
     @property
     def alive(self) -> bool:
         return self.stopped is None
+
+    @property
+    def unproven(self) -> bool:
+        return self.alive and self.settled and not self.converged
 
 
 Progress = Callable[[dict[str, Any]], None]
@@ -151,16 +163,17 @@ class _Fit:
         # 2. All starts move together: one pass evaluates the next step of each.
         runs = self._starts()
         rounds = 0
-        while self.n_passes < self.settings.max_passes + 1:
-            active = [run for run in runs if run.alive and not run.converged]
+        while self._passes_left():
+            active = [run for run in runs if run.alive and not run.settled]
             if not active or self._decided(runs):
                 break
             for run, point in zip(active, self._evaluate(active), strict=True):
                 self._advance(run, point)
             leader = self._leader(runs)
-            if leader is not None:
-                row = {**leader.history[-1], "pass": self.n_passes}
-                self._event("pass", start=leader.number, alive=len(active), **row)
+            self._tell(leader, len(active))
+            if leader is not None and leader.unproven and self._passes_left():
+                self._verify(leader)
+                self._tell(leader, len(active))
             rounds += 1
             if rounds % _ROUND == 0:
                 self._halve(runs)
@@ -173,6 +186,9 @@ class _Fit:
                 "extreme outliers: rescale them or give another init"
             )
         return self._result(best, runs)
+
+    def _passes_left(self) -> bool:
+        return self.n_passes < self.settings.max_passes + 1
 
     def _starts(self) -> list[_Run]:
         settings = self.settings
@@ -254,10 +270,33 @@ class _Fit:
             # From here on float64: what is left to gain is less than float32 can tell.
             run.dtype = _DOUBLE
             run.state = replace(run.state, gains=(), history=(), stuck=False)
-        elif run.dtype == _DOUBLE:
-            run.converged = self._distance(left) < self.settings.tol
-            if run.state.stuck and not run.converged:
-                run.stopped = "no step raised the likelihood"
+        elif run.dtype == _DOUBLE and (self._distance(left) < self.settings.tol or run.state.stuck):
+            run.settled = True
+
+    def _verify(self, run: _Run) -> None:
+        """Claim convergence, or go on, by the exact information at the accepted point."""
+        assert run.state is not None
+        point, settings = run.state.point, self.settings
+        if settings.solver == "em-first-order" or point.mixture.atoms.size > _LARGEST_INFORMATION:
+            run.converged = self._distance(run.state.remaining) < settings.tol
+            run.stopped = None if run.converged or not run.state.stuck else _STUCK
+            return
+        # One pass more, and its row.
+        mixture = self.coordinates.to_frame(point.mixture)
+        sums = self.engine.reduce(partial(information, mixture=mixture))
+        self.n_passes += 1
+        step = newton_step(point, sums, self.coordinates, self.design.n_draws)
+        run.state = replace(run.state, remaining=step.gain)
+        self._record(run, "information", True, run.rounding)
+        run.converged = self._distance(step.gain) < settings.tol
+        if run.converged:
+            return
+        if run.state.stuck:
+            run.stopped = _STUCK if step.curved else "the likelihood is flat or has a saddle there"
+            return
+        run.settled = False
+        run.state = em.follow(run.state, step.mixture, step.predicted)
+        run.proposal, run.predicted = run.state.proposal, run.state.predicted
 
     def _begin(self, run: _Run, point: Point) -> bool:
         """Accept a start when its normalisers were predicted well enough, else repeat it."""
@@ -313,7 +352,7 @@ class _Fit:
         if leader is None or not leader.converged:
             return False
         return all(
-            run.converged
+            run.settled
             or (run.state is not None and run.objective + run.state.remaining < leader.objective)
             for run in runs
             if run.alive
@@ -328,6 +367,11 @@ class _Fit:
     def _warn(self, kind: type[SoftmixWarning], message: str) -> None:
         self.warnings.append(message)
         warnings.warn(message, kind, stacklevel=5)
+
+    def _tell(self, leader: _Run | None, alive: int) -> None:
+        if leader is not None:
+            row = {**leader.history[-1], "pass": self.n_passes}
+            self._event("pass", start=leader.number, alive=alive, **row)
 
     def _surveyed(self, sums: DesignSums, plan: str) -> None:
         self.n_passes += 1

@@ -7,7 +7,7 @@ array namespace of NumPy offers, no state, and no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -97,7 +97,7 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     draws = np.zeros(columns)
     log_base = 0.0
     if not block.findings:
-        for part, stored in _parts(block):
+        for part, stored in block.parts():
             x = stored.astype(np.float64)
             draws += block.draws[part] @ x
             if block.log_base is None:
@@ -138,19 +138,11 @@ def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tu
     sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
     # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for part, stored in _parts(block):
+        for part, stored in block.parts():
             x = stored.astype(dtype, copy=False)
             for sweep in sweeps:
                 sweep.add(part, x)
         return tuple(sweep.finish() or _guarded(block, sweep.mixture) for sweep in sweeps)
-
-
-def _parts(block: Block) -> Iterator[tuple[slice, Array]]:
-    """Yield the slices of a block with the rows that they hold."""
-    start = 0
-    for x in block.slices:
-        yield slice(start, start + len(x)), x
-        start += len(x)
 
 
 class _Sweep:
@@ -249,7 +241,7 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
         np.zeros((n_components, columns)),
         np.zeros(n_components),
     )
-    for part, stored in _parts(block):
+    for part, stored in block.parts():
         x = stored.astype(np.float64)
         w = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = w * block.draws[part]

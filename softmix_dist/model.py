@@ -141,7 +141,17 @@ class Coordinates:
         """Map atoms (K, L) from the features' own coordinates to standard ones."""
         return (atoms * self.frame.scale.astype(np.float64)) @ self.factor
 
+    def homogeneous(self) -> Array:
+        """Matrix that maps (1, x) in the frame to (1, z), (L + 1, L + 1)."""
+        size = len(self.mean) + 1
+        matrix = np.eye(size)
+        inverse = solve_triangular(self.factor, np.eye(size - 1), lower=True)
+        matrix[1:, 1:] = inverse
+        matrix[1:, 0] = -inverse @ self.mean
+        return matrix
+
     def standardise(self, sums: Array) -> Array:
         """Map sums of (1, x) over rows, (K, L + 1), to sums of z, (K, L)."""
         centred = sums[:, 1:] - sums[:, :1] * self.mean
-        return solve_triangular(self.factor, centred.T, lower=True).T
+        # Sums that overflowed are for the caller to find: here they only pass through.
+        return solve_triangular(self.factor, centred.T, lower=True, check_finite=False).T

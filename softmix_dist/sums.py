@@ -90,6 +90,25 @@ class DesignSums:
         )
 
 
+@dataclass(frozen=True)
+class InformationSums:
+    """Sums for the observed information at one mixture.
+
+    Attributes
+    ----------
+    candidates : (K, L + 1, L + 1) array
+        sum_j u_j exp(b_k + x_j.theta_k) (1, x_j)(1, x_j)^T.
+    draws : (K, K, L + 1, L + 1) array
+        sum_j n_j (r_jk [k = m] - r_jk r_jm) (1, x_j)(1, x_j)^T, for k <= m.
+    """
+
+    candidates: Array
+    draws: Array
+
+    def __add__(self, other: InformationSums) -> InformationSums:
+        return InformationSums(self.candidates + other.candidates, self.draws + other.draws)
+
+
 class Node(NamedTuple):
     """Sum of the blocks number * 2^level, ..., (number + 1) * 2^level - 1."""
 

@@ -90,3 +90,14 @@ def signature(result: FitResult) -> bytes:
         np.ascontiguousarray(part).tobytes()
         for part in (result.weights, result.atoms, result.log_likelihood, history)
     )
+
+
+def assert_never_falls(result: FitResult) -> None:
+    """The objective rises along the history, up to the rounding that each row admits."""
+    rows = result.history
+    assert len(rows) > 1
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert after["objective"] >= before["objective"] - after["rounding"]
+        if "rejected" not in after["step"]:
+            size = max(abs(row["log_likelihood"]) for row in (before, after))
+            assert 0 < after["rounding"] < 1e-6 * (1 + size)

@@ -36,12 +36,13 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
         raise StoreError(f"{str(path)!r} is an object store; this version reads local paths only")
     try:
         return zarr.open_group(str(path), mode="r")
-    except Exception as error:
+    except Exception:
         if not Path(path).exists():
             problem = "does not exist"
         else:
             problem = "is not a Zarr group"
-        raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}") from error
+        # Without its cause, which does not survive the trip between processes.
+        raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}") from None
 
 
 def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> None:

@@ -31,6 +31,8 @@ from softmix_dist.solve.point import Point
 MAX_SURPRISE = 0.5
 _DEPTH = 20
 _SMALLEST_RADIUS = 1e-12
+# A longer step would leave the region where the quadratic model means something.
+_LONGEST_NEWTON = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class EMState:
     proposal : Mixture
     predicted : (K,) array
         Log normalisers that the proposal assumes.
-    kind : {"em", "quasi-newton"}
+    kind : {"em", "quasi-newton", "newton"}
         How the proposal was made.
     length : float
         Length of the proposed step, in the metric of the weights.
@@ -136,6 +138,18 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
         # Every gain is lost in rounding: the slope has to tell how far the maximum is.
         return replace(retry, stuck=True, remaining=retry.by_slope)
     return retry
+
+
+def follow(state: EMState, mixture: Mixture, predicted: Array) -> EMState:
+    """Propose Newton's step instead, where the information is known."""
+    moved = mixture.atoms - state.point.mixture.atoms
+    log_weights = mixture.offsets + predicted
+    log_weights = log_weights - np.logaddexp.reduce(log_weights)
+    shifted = log_weights - np.log(state.point.weights)
+    length = float(np.sqrt(state.point.weights @ (shifted**2 + np.sum(moved**2, axis=1))))
+    if not length < _LONGEST_NEWTON:
+        return state
+    return replace(state, proposal=mixture, predicted=predicted, kind="newton", length=length)
 
 
 def drop_components(state: EMState, keep: Array, settings: EMSettings) -> EMState:

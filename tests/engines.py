@@ -1,0 +1,79 @@
+"""Engines for the tests: opened, used, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, LocalCluster
+from problems import fitted
+
+from softmix_dist.blocks import RawBlock
+from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.engine import LocalEngine
+from softmix_dist.engine.cluster import ClusterEngine
+from softmix_dist.fit import FitResult
+
+BLOCK_ROWS = 256
+
+
+@contextmanager
+def cluster_of(n_workers: int, processes: bool = False, **options: Any) -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=processes,
+            dashboard_address=":0",
+            **options,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def local(n_threads: int, memory: int | None = None) -> Iterator[LocalEngine]:
+    engine = LocalEngine(n_threads, memory)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@contextmanager
+def on_cluster(client: Client, streamed: bool = False) -> Iterator[ClusterEngine]:
+    engine = ClusterEngine(client)
+    if streamed:
+        engine.memory = 1
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def fit_on(engine: Any, data: Any, **settings: Any) -> FitResult:
+    options = {"n_init": 3, "tol": 0.1} | settings
+    return fitted(data, 3, engine=engine, **options)
+
+
+def start_of(raw: RawBlock) -> int:
+    return raw.start
+
+
+@dataclass(frozen=True)
+class Failing(ArrayDataset):
+    """Raises an error when its fourth block is read."""
+
+    error: Exception | None = None
+
+    def read_block(self, index):
+        if index == 3:
+            raise self.error
+        return super().read_block(index)
+
+
+def failing(dataset, error):
+    return Failing(**vars(dataset), error=error)
