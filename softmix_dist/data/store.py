@@ -7,7 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,11 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     """
     if "://" in str(path):
         raise StoreError(f"{str(path)!r} is an object store; this version reads local paths only")
-    try:
+    with suppress(Exception):
         return zarr.open_group(str(path), mode="r")
-    except Exception:
-        if not Path(path).exists():
-            problem = "does not exist"
-        else:
-            problem = "is not a Zarr group"
-        # Without its cause, which does not survive the trip between processes.
-        raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}") from None
+    # Raised outside of the handler: zarr's own errors do not survive pickling as a context.
+    problem = "is not a Zarr group" if Path(path).exists() else "does not exist"
+    raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}")
 
 
 def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> None:
@@ -56,13 +52,13 @@ def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> No
         raise StoreError(
             f"{str(path)!r} exists already; choose another path or overwrite it (--overwrite)"
         )
-    try:
+    there: Any = {}
+    with suppress(Exception):
         there = zarr.open_group(str(path), mode="r").attrs
-    except Exception as error:
-        raise StoreError(f"{str(path)!r} is not a Zarr group, so it is not overwritten") from error
     if mark not in there:
         raise StoreError(
-            f"{str(path)!r} is something else (no attribute {mark}), so it is not overwritten"
+            f"{str(path)!r} is something else, not a Zarr group with the attribute {mark}, so it "
+            "is not overwritten"
         )
 
 
