@@ -138,7 +138,9 @@ def _connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterat
         return
     try:
         client = Client(scheduler, timeout="20s")
-    except (OSError, ValueError, TimeoutError) as error:
+    except ValueError as error:
+        raise click.BadParameter(f"--scheduler {scheduler}: {error}") from error
+    except (OSError, TimeoutError) as error:
         raise ClusterError(f"no Dask scheduler answers at {scheduler!r}: {error}") from error
     with client:
         yield client
@@ -156,6 +158,7 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
         "n_candidates": result.n_candidates,
         "n_passes": result.n_passes,
         "converged": result.converged,
+        "verified": result.verified,
         "distance": result.distance,
         "effective_candidates": result.effective_candidates,
         "standard_errors": None,

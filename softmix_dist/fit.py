@@ -54,6 +54,8 @@ _ROUND = 10
 # Up to this many coefficients a claim of convergence is verified by the exact information;
 # its pass costs K (K + 1) / 2 weighted Grams.
 _LARGEST_INFORMATION = 600
+# A component far outside the radius whose information is as small as this has no maximum.
+_SEPARATED = 1e-4
 _STUCK = "no step raised the likelihood"
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
@@ -75,6 +77,8 @@ class _Run:
     # Settled by EM's own estimate; converged when the exact information says so as well.
     settled: bool = False
     converged: bool = False
+    verified: bool = False
+    dropped: int = 0
     stopped: str | None = None
 
     @property
@@ -255,11 +259,7 @@ class _Fit:
         assert run.state is not None
         vanished = run.state.point.resp * self.design.n_draws < 1e-6
         if vanished.any():
-            self._warn(
-                WarmStartWarning,
-                f"start {run.number}: {vanished.sum()} components lost all their draws and were "
-                "dropped; use fewer components or another start",
-            )
+            run.dropped += int(vanished.sum())
             run.state = em.drop_components(run.state, ~vanished, self.em)
         run.proposal, run.predicted = run.state.proposal, run.state.predicted
         left = run.state.remaining
@@ -269,7 +269,8 @@ class _Fit:
                 return
             # From here on float64: what is left to gain is less than float32 can tell.
             run.dtype = _DOUBLE
-            run.state = replace(run.state, gains=(), history=(), stuck=False)
+            run.state = em.start(run.state.point, self.em)
+            run.proposal, run.predicted = run.state.proposal, run.state.predicted
         elif run.dtype == _DOUBLE and (self._distance(left) < self.settings.tol or run.state.stuck):
             run.settled = True
 
@@ -277,7 +278,7 @@ class _Fit:
         """Claim convergence, or go on, by the exact information at the accepted point."""
         assert run.state is not None
         point, settings = run.state.point, self.settings
-        if settings.solver == "em-first-order" or point.mixture.atoms.size > _LARGEST_INFORMATION:
+        if point.mixture.atoms.size > _LARGEST_INFORMATION:
             run.converged = self._distance(run.state.remaining) < settings.tol
             run.stopped = None if run.converged or not run.state.stuck else _STUCK
             return
@@ -288,8 +289,21 @@ class _Fit:
         step = newton_step(point, sums, self.coordinates, self.design.n_draws)
         run.state = replace(run.state, remaining=step.gain)
         self._record(run, "information", True, run.rounding)
-        run.converged = self._distance(step.gain) < settings.tol
+        norms = np.linalg.norm(point.mixture.atoms, axis=1)
+        far = norms > 2 * self.coordinates.radius
+        if settings.l2 == 0 and far.any() and step.lowest < _SEPARATED:
+            k = int(np.argmax(norms))
+            feature = self.dataset.feature_names[int(np.argmax(np.abs(point.mixture.atoms[k])))]
+            run.stopped = (
+                f"the maximum lies at infinity (separation): the component of weight "
+                f"{point.weights[k]:.2g} runs off along feature {feature!r}; use l2 > 0"
+            )
+            return
+        run.converged = run.verified = self._distance(step.gain) < settings.tol
         if run.converged:
+            return
+        if settings.solver == "em-first-order":
+            run.settled, run.state = False, replace(run.state, remaining=np.inf)
             return
         if run.state.stuck:
             run.stopped = _STUCK if step.curved else "the likelihood is flat or has a saddle there"
@@ -301,7 +315,7 @@ class _Fit:
     def _begin(self, run: _Run, point: Point) -> bool:
         """Accept a start when its normalisers were predicted well enough, else repeat it."""
         off = em.surprise(point, run.predicted)
-        if off > em.MAX_SURPRISE and run.rescues < _RESCUES:
+        if off > em.MAX_SURPRISE and run.rescues < _RESCUES and self._passes_left():
             run.rescues += 1
             # The next pass has the wanted weights exactly; where the sums overflowed or
             # vanished, the offsets are moved until they do neither.
@@ -395,6 +409,12 @@ class _Fit:
                 f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
                 "use l2 > 0 or fewer components",
             )
+        if best.dropped:
+            self._warn(
+                WarmStartWarning,
+                f"{best.dropped} of {self.settings.n_components} components lost all their draws "
+                "and were dropped; use fewer components or another start",
+            )
         distance = self._distance(best.state.remaining)
         if not best.converged:
             reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
@@ -412,6 +432,7 @@ class _Fit:
             objective=point.objective,
             effective_candidates=effective,
             converged=best.converged,
+            verified=best.verified,
             distance=distance,
             n_passes=self.n_passes,
             n_draws=self.design.n_draws,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from softmix_dist.blocks import Array, Block, Findings, RawBlock, candidate_totals, inspect
+from softmix_dist.blocks import Array, Block, Finding, Findings, RawBlock, candidate_totals, inspect
 from softmix_dist.model import Frame, Mixture, block_dtype
 from softmix_dist.sums import DesignSums, ScoreSums
 
@@ -21,6 +21,8 @@ from softmix_dist.sums import DesignSums, ScoreSums
 # of up to about 1.2 MB near the second-level cache (measured: tests/bench/kernel.py).
 _SLICE_PRODUCT = 1_000_000
 _SLICE_BYTES = 1_200_000
+# Relative to the level of the first block; exp of more than this would overflow in sums.
+_HIGHEST_BASE = 600.0
 _SLICE_ROWS = 512, 8192
 
 
@@ -74,6 +76,14 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int) -> Block:
     log_base = None
     if raw.log_base is not None:
         log_base = raw.log_base.astype(np.float64) - frame.log_base_level
+        high = np.flatnonzero(log_base > _HIGHEST_BASE)
+        if high.size and not findings:
+            row = raw.start + int(high[0])
+            where = f"candidate {row}: {raw.log_base[high[0]]}"
+            problem = f"more than {_HIGHEST_BASE:.0f} above those of the first block"
+            remedy = "use -inf, not a large negative number, for not available"
+            found = Finding("log_base", problem, remedy, int(high.size), row, where)
+            findings = Findings((found,))
     observed = np.flatnonzero(draws)
     sparse = 4 * observed.size < rows
     return Block(tuple(slices), draws, log_base, None, observed if sparse else None, findings)
@@ -158,7 +168,7 @@ class _Sweep:
         self.buffer = np.empty(rows * n_components, dtype)
         self.observed = block.observed
         draws = block.draws if self.observed is None else block.draws[self.observed]
-        self.n = draws.astype(dtype)
+        self.n_exact, self.n = draws, draws.astype(dtype)
         self.log_base = None if block.log_base is None else block.log_base.astype(dtype)
         self.times = None if block.multiplicity is None else block.multiplicity.astype(dtype)
         self.lam = np.empty(len(self.n), dtype)
@@ -205,10 +215,11 @@ class _Sweep:
         n = self.n
         if self.lam.size and self.lam.min() <= self.tiny and n[self.lam <= self.tiny].any():
             return None
+        n = self.n_exact
         if self.times is not None:
             n = n * (self.times if self.observed is None else self.times[self.observed])
         sums = ScoreSums(
-            float(n @ np.log(self.lam)),
+            float(n @ np.log(self.lam).astype(np.float64)),
             self.candidates,
             self.draws,
             self.base,

@@ -45,17 +45,21 @@ class Settings:
             problems.append(f"n_init: expected at least 1, found {self.n_init!r}")
         if not _whole(self.max_passes, 1):
             problems.append(f"max_passes: expected at least 1, found {self.max_passes!r}")
-        if not (isinstance(self.tol, Real) and 0 < self.tol < np.inf):
+        if not (_real(self.tol) and 0 < self.tol < np.inf):
             problems.append(f"tol: expected a positive number, found {self.tol!r}")
         if self.random_state is not None and not _whole(self.random_state, 0):
             problems.append(
                 f"random_state: expected None or an integer of at least 0, "
                 f"found {self.random_state!r}"
             )
-        if not (isinstance(self.l2, Real) and 0 <= self.l2 < np.inf):
+        if not (_real(self.l2) and 0 <= self.l2 < np.inf):
             problems.append(f"l2: expected a number of at least 0, found {self.l2!r}")
         if problems:
             raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -79,6 +83,8 @@ class FitResult:
     effective_candidates : (K,) array
         exp(entropy) of each component's softmax.
     converged : bool
+    verified : bool
+        Whether the exact information proved it; False where EM's own estimate had to do.
     distance : float
         Estimated distance to the maximum, in standard errors.
     n_passes : int
@@ -97,6 +103,7 @@ class FitResult:
     objective: float
     effective_candidates: Array
     converged: bool
+    verified: bool
     distance: float
     n_passes: int
     n_draws: int

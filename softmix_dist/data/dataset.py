@@ -186,10 +186,10 @@ class ZarrDataset(_Blocks):
         group = self.group.get("truth")
         if not isinstance(group, zarr.Group):
             return None
-        weights, atoms = group["weights"], group["atoms"]
+        weights, atoms = group.get("weights"), group.get("atoms")
         if not (isinstance(weights, zarr.Array) and isinstance(atoms, zarr.Array)):
             return None
-        return np.asarray(weights[:]), np.asarray(atoms[:])
+        return read(weights, slice(None), "the truth"), read(atoms, slice(None), "the truth")
 
 
 def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
@@ -275,7 +275,7 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
 def _names(array: Any, prefix: str, size: int) -> list[str]:
     if array is None or array.shape != (size,):
         return [f"{prefix}{i}" for i in range(size)]
-    return [str(name) for name in array[:]]
+    return [str(name) for name in read(array, slice(None), "all names")]
 
 
 @dataclass(frozen=True)
@@ -325,10 +325,13 @@ class ArrayDataset(_Blocks):
             feature_names = [str(column) for column in features.columns]
         if features is None or counts is None:
             raise InputError("features and counts are both needed: pass fit(features, counts)")
-        features, counts, log_base = (
-            values if values is None or hasattr(values, "compute") else np.asarray(values)
-            for values in (features, counts, log_base)
-        )
+        try:
+            features, counts, log_base = (
+                values if values is None or hasattr(values, "compute") else np.asarray(values)
+                for values in (features, counts, log_base)
+            )
+        except ValueError as error:
+            raise InputError(f"features, counts and log_base must be arrays: {error}") from error
         problems = []
         if features.ndim != 2 or 0 in features.shape:
             problems.append(f"features: expected shape (p, L), found {features.shape}")
@@ -345,9 +348,8 @@ class ArrayDataset(_Blocks):
             problems.append(f"log_base: expected numbers, found dtype {log_base.dtype}")
         if log_base is not None and log_base.shape != (size,):
             problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
-        names = (
-            [f"x{i}" for i in range(features.shape[-1])] if feature_names is None else feature_names
-        )
+        width = features.shape[1] if features.ndim == 2 else 0
+        names = [f"x{i}" for i in range(width)] if feature_names is None else feature_names
         if features.ndim == 2 and len(names) != features.shape[1]:
             problems.append(f"feature names: expected {features.shape[1]}, found {len(names)}")
         if problems:

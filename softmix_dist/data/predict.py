@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 
-from softmix_dist.blocks import Array, RawBlock
+from softmix_dist.blocks import Array, RawBlock, inspect
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.data.store import check_target, new_array, new_group, open_group, read
 from softmix_dist.errors import InputError, StoreError
@@ -44,7 +44,16 @@ class Predictor:
         return cls(weights, atoms, np.nan_to_num(features.astype(np.float64).mean(axis=0)))
 
     def logits(self, raw: RawBlock) -> Array:
-        """Log u_j + x_j.theta_k, (rows, K)."""
+        """Return log u_j + x_j.theta_k, (rows, K).
+
+        Raises
+        ------
+        InputError, StoreError
+            If the block cannot be read or its values are not those of a data set.
+        """
+        if findings := inspect(raw):
+            kind = StoreError if findings.lost else InputError
+            raise kind(f"these candidates cannot be predicted:\n{findings}")
         logits = (raw.features.astype(np.float64) - self.centre) @ self.atoms.T
         if raw.log_base is not None:
             logits += raw.log_base[:, None]
@@ -140,6 +149,10 @@ def write_predictions(
             np.nan,
         )
         visit(dataset, WritePredictions(predictor, log_prob, resp))
+        if log_prob.nchunks_initialized < log_prob.nchunks:
+            raise StoreError(
+                f"the workers did not write to {str(path)!r}: give a path that all of them share"
+            )
         group.attrs[MARK] = 1
 
 

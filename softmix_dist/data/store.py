@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from softmix_dist.errors import StoreError
+from softmix_dist.errors import SoftmixError, StoreError
 
 
 def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
@@ -35,7 +35,8 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     if "://" in str(path):
         raise StoreError(f"{str(path)!r} is an object store; this version reads local paths only")
     with suppress(Exception):
-        return zarr.open_group(str(path), mode="r")
+        # Absolute, for workers may run in other folders.
+        return zarr.open_group(str(Path(path).resolve()), mode="r")
     # Raised outside of the handler: zarr's own errors do not survive pickling as a context.
     problem = "is not a Zarr group" if Path(path).exists() else "does not exist"
     raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}")
@@ -84,7 +85,7 @@ def new_group(
         If something is at ``path`` already, or it cannot be written.
     """
     check_target(path, mark, overwrite)
-    target = Path(path)
+    target = Path(path).resolve()
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,8 @@ def new_group(
             shutil.rmtree(aside)
         else:
             partial.rename(target)
+    except SoftmixError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error}") from error
     finally:

@@ -66,10 +66,11 @@ class ClusterEngine:
         shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
         keep = not self.memory or nbytes <= self.memory // 2
         name = f"softmix-load-{self._name}-{next(self._pass)}"
-        self._shards = [
-            self._submit(load, shard, (name, i)) if keep else _whole(shard, (name, i))
-            for i, shard in enumerate(shards)
-        ]
+        with _cluster_errors():
+            self._shards = [
+                self._submit(load, shard, (name, i)) if keep else _whole(shard, (name, i))
+                for i, shard in enumerate(shards)
+            ]
         held = "in memory" if keep else "streamed"
         return (
             f"{len(self.workers)} workers, {self.n_threads} threads, {len(shards)} shards, "

@@ -19,6 +19,7 @@ from softmix_dist.engine.shards import (
     reduce_shard,
     split,
 )
+from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
 # Threads finish together when each has several shards; a shard costs microseconds here.
@@ -52,6 +53,8 @@ class LocalEngine:
     """
 
     def __init__(self, n_threads: int | None = None, memory: int | None = None):
+        if n_threads is not None and n_threads < 1:
+            raise InputError(f"n_threads: expected at least 1, found {n_threads}")
         self.n_threads = n_threads or available_cpus()
         self.memory = memory or memory_limit()
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")

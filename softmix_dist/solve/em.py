@@ -178,7 +178,8 @@ def _position(point: Point, settings: EMSettings) -> tuple[Array, Array, Array]:
     """Coordinates x = (log weights, atoms), the EM step there, and the slope along each."""
     atoms = point.mixture.atoms
     # Weights become mean responsibilities, atoms follow their gradient.
-    step_weights = np.log(point.resp) - np.log(point.weights)
+    # (a vanished component is dropped by the loop; here it only must not be NaN)
+    step_weights = np.log(np.maximum(point.resp, 1e-300)) - np.log(point.weights)
     ascent = point.resp_sums - point.resp[:, None] * point.means - point.l2 * atoms
     if settings.first_order:
         step_atoms = settings.step * ascent

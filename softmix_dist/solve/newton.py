@@ -2,7 +2,7 @@
 
 N times the slope times the inverse information times the slope is the squared distance
 to the maximum in standard errors. EM's own estimate of it cannot see directions in which
-it hardly moves, so every claim of convergence is made on this one.
+it hardly moves, so claims of convergence are proven on this one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ class NewtonStep:
     gain : float
         What is left to gain by the quadratic model, nats per draw; infinite where the
         likelihood is flat or bends upwards.
+    lowest : float
+        Smallest eigenvalue of the information relative to that of the complete data, its one
+        null direction aside.
     curved : bool
-        Whether the information is positive definite, its one null direction aside.
+        Whether that is positive.
     mixture : Mixture
         Where the step leads, in standard coordinates.
     predicted : (K,) array
@@ -37,6 +40,7 @@ class NewtonStep:
     """
 
     gain: float
+    lowest: float
     curved: bool
     mixture: Mixture
     predicted: Array
@@ -103,6 +107,7 @@ def newton_step(
     )
     return NewtonStep(
         gain=0.5 * float(along @ (along / values)) if curved else np.inf,
+        lowest=float(values[0]),
         curved=curved,
         mixture=Mixture(point.mixture.offsets + delta[:, 0], point.mixture.atoms + moved),
         predicted=predicted,
