@@ -78,6 +78,7 @@ class _Run:
     settled: bool = False
     converged: bool = False
     verified: bool = False
+    refuted: Point | None = None
     dropped: int = 0
     stopped: str | None = None
 
@@ -272,7 +273,8 @@ class _Fit:
             run.state = em.start(run.state.point, self.em)
             run.proposal, run.predicted = run.state.proposal, run.state.predicted
         elif run.dtype == _DOUBLE and (self._distance(left) < self.settings.tol or run.state.stuck):
-            run.settled = True
+            # What was refuted at a point is not claimed there again.
+            run.settled = run.state.stuck or run.state.point is not run.refuted
 
     def _verify(self, run: _Run) -> None:
         """Claim convergence, or go on, by the exact information at the accepted point."""
@@ -303,12 +305,13 @@ class _Fit:
         if run.converged:
             return
         if settings.solver == "em-first-order":
-            run.settled, run.state = False, replace(run.state, remaining=np.inf)
+            run.settled, run.refuted = False, point
+            run.state = replace(run.state, remaining=np.inf)
             return
         if run.state.stuck:
             run.stopped = _STUCK if step.curved else "the likelihood is flat or has a saddle there"
             return
-        run.settled = False
+        run.settled, run.refuted = False, point
         run.state = em.follow(run.state, step.mixture, step.predicted)
         run.proposal, run.predicted = run.state.proposal, run.state.predicted
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -154,6 +155,16 @@ def test_the_current_client_is_used(client):
 def test_a_cluster_without_workers_is_refused():
     with cluster_of(0) as client, pytest.raises(SoftmixError, match="no worker"):
         engine_for(client)
+
+
+def test_the_workers_of_a_busy_client_are_seen():
+    # The client refreshes what it knows of the scheduler, without workers, at this interval.
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
+        cluster_of(2) as client,
+    ):
+        for _ in range(1000):
+            assert len(ClusterEngine(client).workers) == 2
 
 
 # ---------------------------------------------------------------- errors

@@ -67,6 +67,23 @@ def test_converged_is_not_said_early(law, n_features, n_components, seed, tol):
     assert not result.converged or true_distance(problem, result) < 3 * tol
 
 
+# A Newton step from a refuted claim is refused here: the fit must go on by other steps.
+@pytest.mark.parametrize(
+    ("law", "n_features", "n_components", "seed", "tol"),
+    [("gaussian", 4, 3, 46, 0.3), ("binary", 6, 2, 43, 0.1)],
+)
+def test_a_refuted_claim_does_not_hold_up_the_fit(law, n_features, n_components, seed, tol):
+    n_draws = 10 ** (4 + (seed - 40) % 3)
+    problem = simulate(3000, n_features, n_components, n_draws, law=law, seed=seed, norm=1.7)
+    result = fitted(problem, n_components, init=problem.truth, tol=tol, max_passes=400)
+    assert result.converged
+    assert true_distance(problem, result) < 3 * tol
+    # No proposal is made twice from one point.
+    rows = [(row["step"], row["objective"]) for row in result.history]
+    refused = [row for row in rows if row[0] == "newton rejected"]
+    assert len(refused) == len(set(refused))
+
+
 def test_a_hardly_separated_mixture_is_not_called_converged_early():
     # Two atoms half a unit apart: EM alone would creep.
     rng = np.random.default_rng(3)

@@ -50,6 +50,19 @@ def test_bad_input(name, tmp_path):
     assert str(copy) == message
 
 
+@pytest.mark.parametrize("name", [name for name in BROKEN if name != "no-components"])
+def test_every_problem_comes_with_a_remedy(name, tmp_path):
+    case, path = BROKEN[name], tmp_path / "data.zarr"
+    case.build(path)
+    with pytest.raises(SoftmixError) as caught:
+        fitted(open_dataset(path), case.n_components)
+    first, *listed = str(caught.value).splitlines()
+    # "what and where; what to do", as everywhere else.
+    for problem in listed or [first]:
+        remedy = problem.partition("; ")[2]
+        assert remedy.split()[:1] not in ([], ["found"]), problem
+
+
 def test_many_garbled_chunks_are_one_problem(tmp_path):
     # A store with thousands of chunks that fails must not fill the screen.
     path = tmp_path / "data.zarr"

@@ -221,33 +221,50 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
             problems.append(str(error))
     version = group.attrs.get(MARK)
     if version is not None and version != FORMAT:
-        problems.append(f"attribute softmix_format: expected {FORMAT}, found {version!r}")
+        problems.append(
+            f"attribute softmix_format: expected {FORMAT}, found {version!r}; upgrade "
+            "softmix-dist or write the data set again"
+        )
     for name in ("features", "counts"):
         if name not in members and name not in group:
-            problems.append(f"{name}: missing array; found {sorted(members) or 'no arrays'}")
+            problems.append(
+                f"{name}: missing array (found {sorted(members) or 'no arrays'}); "
+                "write it, see the format in the README"
+            )
     arrays = {n: a for n, a in members.items() if n in ("features", "counts", "log_base")}
     ndims = {"features": (2,), "counts": (1, 2), "log_base": (1,)}
     kinds = {"features": "f", "counts": "uif", "log_base": "f"}
     for name, array in arrays.items():
         if array.dtype.kind not in kinds[name]:
             expected = "numbers" if name == "counts" else "float16, float32 or float64"
-            problems.append(f"{name}: expected {expected}, found dtype {array.dtype}")
+            problems.append(f"{name}: expected {expected}, found dtype {array.dtype}; convert it")
         if array.ndim not in ndims[name]:
-            problems.append(f"{name}: expected {ndims[name]} dimensions, found {array.ndim}")
+            problems.append(
+                f"{name}: expected {' or '.join(map(str, ndims[name]))} dimensions, found "
+                f"{array.ndim}; reshape it"
+            )
         elif "features" in arrays and arrays["features"].ndim == 2:
             n_candidates = arrays["features"].shape[0]
             if array.shape[0 if name == "features" else -1] != n_candidates:
                 problems.append(
-                    f"{name}: {array.shape[-1]} candidates, but features has {n_candidates}"
+                    f"{name}: {array.shape[-1]} candidates, but features has {n_candidates}; "
+                    "write one entry a candidate"
                 )
     block_rows = group.attrs.get("block_rows")
     if block_rows is not None and not (isinstance(block_rows, int) and block_rows > 0):
-        problems.append(f"attribute block_rows: expected a positive integer, found {block_rows!r}")
+        problems.append(
+            f"attribute block_rows: expected a positive integer, found {block_rows!r}; "
+            "remove or correct it"
+        )
     n_draws = group.attrs.get("n_draws")
     if n_draws is not None and not (isinstance(n_draws, int) and n_draws >= 0):
-        problems.append(f"attribute n_draws: expected an integer, found {n_draws!r}")
+        problems.append(
+            f"attribute n_draws: expected an integer, found {n_draws!r}; remove or correct it"
+        )
     if not problems and 0 in arrays["features"].shape:
-        problems.append(f"features: no values, shape {arrays['features'].shape}")
+        problems.append(
+            f"features: no values, shape {arrays['features'].shape}; write some candidates"
+        )
     if problems:
         raise InputError(
             f"{str(path)!r} is not a data set that can be fitted:\n- " + "\n- ".join(problems)

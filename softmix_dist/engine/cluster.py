@@ -51,7 +51,7 @@ class ClusterEngine:
 
     def __init__(self, client: Client):
         self.client = client
-        workers = client.scheduler_info(n_workers=-1)["workers"]
+        workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
         if not workers:
             raise ClusterError("the cluster has no worker; start workers and try again")
         self.workers = sorted(workers)
