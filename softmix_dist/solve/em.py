@@ -8,7 +8,7 @@ the exact likelihood whatever the prediction was.
 The acceleration is quasi-Newton: limited-memory BFGS over (log weights, atoms) whose
 initial metric is EM's own, so that its first step is the EM step and it only has to
 learn what EM does not know. Anderson acceleration was measured first and lost: at depths
-5 to 40 it ran out of 400 passes on 7 of 12 fits of the US names and on all 4 of features
+5 to 40 it ran out of 400 passes on 6 of 12 fits of the US names and on all 4 of features
 of Student's law, where this needed 110 to 210; on Gaussian features both take about 25.
 
 ``first_order`` is the published form instead: a fixed step along the gradient.
