@@ -207,7 +207,12 @@ class _Sweep:
         self.candidates += _product(e, x)
         if self.log_base is not None:
             self.base += e.T @ np.where(self.log_base[part] > -np.inf, self.log_base[part], 0)
-        e_n *= (n / lam)[:, None]
+        ratio = n / lam
+        if self.order == "C":
+            # Rows of few components are too short for vector instructions: spread the column.
+            e_n *= np.repeat(ratio, len(self.ones)).reshape(e_n.shape)
+        else:
+            e_n *= ratio[:, None]
         self.draws += _product(e_n, x_n)
 
     def finish(self) -> ScoreSums | None:

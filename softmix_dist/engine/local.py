@@ -22,8 +22,8 @@ from softmix_dist.engine.shards import (
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
-# Threads finish together when each has several shards; a shard costs microseconds here.
-_SHARDS_PER_THREAD = 4
+# Threads finish together when each has more than one shard.
+_SHARDS_PER_THREAD = 2
 
 
 def available_cpus() -> int:

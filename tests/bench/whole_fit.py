@@ -74,7 +74,7 @@ def bench_fit(folder: Path) -> None:
         kernel = partial(score, mixtures=[mixture], dtype=np.dtype(dtype))
         alone, passes = np.inf, np.inf
         with single_blas_thread():
-            for _ in range(15):
+            for _ in range(40):
                 began = time.perf_counter()
                 for block in blocks:
                     kernel(block)
