@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from softmix_dist.errors import StoreError
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -62,6 +64,8 @@ class Block:
         Rows with draws, kept where they are fewer than a quarter: the sums over
         draws then visit only these.
     findings : Findings
+    start : int
+        Row number of the first candidate in the data set.
     """
 
     slices: tuple[Array, ...]
@@ -70,6 +74,12 @@ class Block:
     multiplicity: Array | None
     observed: Array | None
     findings: Findings
+    start: int = 0
+
+    def check(self) -> None:
+        """Raise `StoreError` if values that were good at the survey no longer are."""
+        if self.findings:
+            raise StoreError(f"the data changed while they were being fitted:\n{self.findings}")
 
     def parts(self) -> Iterator[tuple[slice, Array]]:
         """Yield the slices with the rows that they hold."""

@@ -180,12 +180,20 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
 @click.option(
     "--init",
-    type=click.Choice(["auto", "random", "truth"]),
+    type=click.Choice(["auto", "search", "moments", "tensor", "subspace", "random", "truth"]),
     default="auto",
     show_default=True,
-    help="Where to begin; truth is what the simulator wrote.",
+    help="Where to begin; auto: the best of search, moments, tensor and subspace on a sketch; "
+    "truth: what the simulator wrote.",
 )
-@click.option("--n-init", type=int, default=10, show_default=True, help="Random starts.")
+@click.option(
+    "--n-init",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Independent searches at most, or random starts.",
+)
+@click.option("--sketch-rows", type=int, help="Rows of the sketch; default max(20000, 60 K (L+1)).")
 @click.option(
     "--solver",
     type=click.Choice(["auto", "em", "em-first-order"]),
@@ -229,6 +237,7 @@ def fit(
     overwrite: bool,
     init: str,
     n_init: int,
+    sketch_rows: int | None,
     solver: str,
     l2: float,
     tol: float,
@@ -268,6 +277,7 @@ def fit(
         max_passes=max_passes,
         precision=precision,
         random_state=seed,
+        sketch_rows=sketch_rows,
     )
     mode = "quiet" if quiet else "json" if log_json else "auto"
     with ProgressLines(mode) as progress, _connected(scheduler, workers, memory_limit) as client:

@@ -35,10 +35,13 @@ class SoftmaxMixture:
     ----------
     n_components : int
         Number of components K.
-    init : {"auto", "random"}, (K, L) array or (weights, atoms)
-        Where to begin; arrays are in the features' own coordinates. "auto" is random starts.
+    init : {"auto", "search", "moments", "tensor", "subspace", "random"}, array or tuple
+        Where to begin: the best on a sketch of the data of a global search and the moment
+        estimators ("auto"), or one of them alone; random starts that all move in the same
+        passes over the data; or atoms (K, L) or (weights, atoms) in the features' own
+        coordinates.
     n_init : int
-        Number of random starts; all of them move in the same passes.
+        Independent searches at most, and random starts, of a method that has several.
     solver : {"auto", "em", "em-first-order"}
         "em" is preconditioned and accelerated, "em-first-order" takes fixed gradient steps
         as published; "auto" is "em".
@@ -49,12 +52,14 @@ class SoftmaxMixture:
         Converged when the estimated distance to the maximum is below this many standard
         errors.
     max_passes : int
-        Passes over the data at most, after the survey.
+        Passes over the data at most, after those of survey and start.
     precision : {"auto", "single", "double"}
         Arithmetic of the passes; "auto" turns from single to double where single can no
         longer tell. Only double passes can converge.
     random_state : int or None
         Seed.
+    sketch_rows : int or None
+        Rows of the sketch; default: max(20 000, 60 K (L + 1)).
 
     Attributes
     ----------
@@ -68,7 +73,7 @@ class SoftmaxMixture:
     distance_ : float
         Estimated distance to the maximum, in standard errors.
     n_passes_ : int
-        Passes over the data, the survey included.
+        Passes over the data, survey and start included.
     effective_candidates_ : (K,) array
         exp(entropy) of each component.
     history_, starts_ : list of dict
@@ -95,13 +100,14 @@ class SoftmaxMixture:
         n_components: int = 1,
         *,
         init: Any = "auto",
-        n_init: int = 10,
+        n_init: int = 4,
         solver: str = "auto",
         l2: float = 0.0,
         tol: float = 0.01,
         max_passes: int = 500,
         precision: str = "auto",
         random_state: int | None = 0,
+        sketch_rows: int | None = None,
     ):
         self.n_components = n_components
         self.init = init
@@ -112,6 +118,7 @@ class SoftmaxMixture:
         self.max_passes = max_passes
         self.precision = precision
         self.random_state = random_state
+        self.sketch_rows = sketch_rows
 
     @classmethod
     def _parameter_names(cls) -> list[str]:

@@ -27,16 +27,16 @@ from softmix_dist.errors import (
     InputError,
     NumericalError,
     SoftmixWarning,
-    StoreError,
     WarmStartWarning,
 )
 from softmix_dist.kernels import score
-from softmix_dist.model import Mixture
+from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.solve import em
 from softmix_dist.solve.design import draws_mean
 from softmix_dist.solve.newton import newton_step
 from softmix_dist.solve.point import Point, evaluate
+from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.starts import (
     explicit_start,
     mixture_at,
@@ -45,6 +45,7 @@ from softmix_dist.solve.starts import (
 )
 from softmix_dist.sums import DesignSums, ScoreSums
 from softmix_dist.survey import survey
+from softmix_dist.warm import Start, Warmer, WarmStarts, distinct
 
 logger = logging.getLogger("softmix_dist")
 
@@ -57,6 +58,10 @@ _LARGEST_INFORMATION = 600
 # A component far outside the radius whose information is as small as this has no maximum.
 _SEPARATED = 1e-4
 _STUCK = "no step raised the likelihood"
+# Starts whose objectives on the sketch differ by less than this agree, nats per draw.
+_AGREE = 1e-6
+# A sketch can mistake the order of optima that differ by less than this, nats per draw.
+_NOISE = 1e-3
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
 
@@ -65,7 +70,7 @@ _RESCUES = 8
 class _Run:
     """One start on its way."""
 
-    method: str
+    start: Start
     number: int
     proposal: Mixture
     predicted: Array
@@ -100,8 +105,7 @@ _Group = tuple[tuple[Mixture, ...], np.dtype[Any]]
 
 
 def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSums, ...], ...]:
-    if block.findings:
-        raise StoreError(f"the data changed while they were being fitted:\n{block.findings}")
+    block.check()
     return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
 
 
@@ -151,9 +155,13 @@ class _Fit:
         self.progress = progress
         self.began = time.perf_counter()
         self.n_passes = 0
+        self.n_before = 0
         self.warnings: list[str] = []
         self.dataset = dataset
         self.em = em.EMSettings(first_order=settings.solver == "em-first-order")
+        seed = settings.random_state
+        self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
+        self.sample: Sample | None = None
 
     def run(self) -> FitResult:
         # 1. Survey: check, load, whiten.
@@ -167,6 +175,7 @@ class _Fit:
             )
         # 2. All starts move together: one pass evaluates the next step of each.
         runs = self._starts()
+        self.n_before = self.n_passes
         rounds = 0
         while self._passes_left():
             active = [run for run in runs if run.alive and not run.settled]
@@ -193,35 +202,62 @@ class _Fit:
         return self._result(best, runs)
 
     def _passes_left(self) -> bool:
-        return self.n_passes < self.settings.max_passes + 1
+        return self.n_passes < self.settings.max_passes + self.n_before
 
     def _starts(self) -> list[_Run]:
+        """Find the starts; those that do not go on to the data stay in the report."""
         settings = self.settings
         n_components, n_features = settings.n_components, self.dataset.n_features
         dtype = _DOUBLE if settings.precision == "double" else _SINGLE
-        if isinstance(settings.init, str):
-            rng = np.random.default_rng(settings.random_state)
+        if not isinstance(settings.init, str):
+            given = explicit_start(settings.init, n_components, n_features, self.coordinates)
+            found = [_plain_start("given", *given, self.coordinates)]
+        elif settings.init == "random" or n_components == 1:
+            rng = np.random.default_rng(self.seed)
             centre = draws_mean(self.design, self.coordinates)
-            n_starts = 1 if n_components == 1 else settings.n_init
-            radius = self.coordinates.radius
             equal = np.full(n_components, 1 / n_components)
+            n_starts = 1 if n_components == 1 else settings.n_init
             found = [
-                ("random", equal, atoms)
-                for atoms in random_starts(n_starts, n_components, centre, radius, rng)
+                _plain_start("random", equal, atoms, self.coordinates)
+                for atoms in random_starts(
+                    n_starts, n_components, centre, self.coordinates.radius, rng
+                )
             ]
         else:
-            given = explicit_start(settings.init, n_components, n_features, self.coordinates)
-            found = [("given", *given)]
-        return [
-            _Run(
-                method,
-                number,
-                mixture_at(weights, atoms, self.coordinates),
-                predicted_normalisers(atoms, self.coordinates),
-                dtype,
-            )
-            for number, (method, weights, atoms) in enumerate(found)
+            warmer = Warmer(self.engine, settings, self.design, self.coordinates, self.seed)
+            warm = warmer.run()
+            self.n_passes += warm.n_passes
+            self.sample = warm.sample
+            self._warm_started(warm)
+            found = warm.starts
+        runs = [
+            _Run(start, number, start.mixture, start.predicted, dtype)
+            for number, start in enumerate(found)
         ]
+        if self.sample is not None:
+            whole = len(self.sample.z) == self.design.n_candidates
+            for run, kept in zip(runs, distinct(found, 0.0 if whole else _NOISE), strict=True):
+                run.stopped = None if kept else "behind on the sketch"
+        return runs
+
+    def _warm_started(self, warm: WarmStarts) -> None:
+        best = warm.starts[0]
+        for start in warm.starts:
+            # Among several methods a degenerate one is no matter; its row in the report says it.
+            if start.notes and self.settings.init == start.method:
+                self._warn(WarmStartWarning, f"init={start.method!r}: " + "; ".join(start.notes))
+        missing = self.settings.n_components - best.mixture.n_components
+        if missing:
+            self._warn(
+                WarmStartWarning,
+                f"the search found no place for {missing} of {self.settings.n_components} "
+                "components: no further atom raises the likelihood; use fewer",
+            )
+        agree = sum(best.objective - start.objective < _AGREE for start in warm.starts)
+        self._event(
+            "starts", best=best.method, n_starts=len(warm.starts), agree=agree,
+            sketch_rows=0 if warm.sample is None else len(warm.sample.z),
+        )  # fmt: skip
 
     def _evaluate(self, runs: list[_Run]) -> list[Point]:
         """One pass over the data for the proposals of all runs."""
@@ -448,9 +484,18 @@ class _Fit:
         )
 
 
+def _plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
+    mixture = mixture_at(weights, atoms, coordinates)
+    return Start(method, mixture, predicted_normalisers(atoms, coordinates))
+
+
 def _start_row(run: _Run, best: _Run) -> dict[str, Any]:
     return {
-        "method": run.method,
+        "method": run.start.method,
+        "sketch_log_likelihood": run.start.sketch_log_likelihood,
+        "start_passes": run.start.passes,
+        "start_seconds": run.start.seconds,
+        "notes": list(run.start.notes),
         "log_likelihood": run.state.point.log_likelihood if run.state else None,
         "objective": run.objective if run.state else None,
         "passes": len(run.history),

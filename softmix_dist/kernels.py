@@ -86,7 +86,8 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int) -> Block:
             findings = Findings((found,))
     observed = np.flatnonzero(draws)
     sparse = 4 * observed.size < rows
-    return Block(tuple(slices), draws, log_base, None, observed if sparse else None, findings)
+    visited = observed if sparse else None
+    return Block(tuple(slices), draws, log_base, None, visited, findings, raw.start)
 
 
 def survey(block: Block) -> tuple[DesignSums, Findings]:

@@ -43,6 +43,11 @@ class ProgressLines:
                 f"survey: {row['n_candidates']:,} candidates, {row['n_draws']:,} draws; "
                 f"{row['plan']}"
             )
+        elif row["phase"] == "starts":
+            self._say(
+                f"start: {row['best']}, best of {row['n_starts']} on a sketch of "
+                f"{row['sketch_rows']:,} candidates; {row['agree']} agree with it"
+            )
         elif self.bar is not None:
             self.bar.set_postfix_str(
                 f"objective {row['objective']:.9f}, {_in_errors(row['distance'])}"

@@ -11,6 +11,8 @@ import numpy as np
 from softmix_dist.errors import InputError
 from softmix_dist.model import Array
 
+INITS = ("auto", "search", "moments", "tensor", "subspace", "random")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,13 +20,14 @@ class Settings:
 
     n_components: int
     init: Any = "auto"
-    n_init: int = 10
+    n_init: int = 4
     solver: str = "auto"
     l2: float = 0.0
     tol: float = 0.01
     max_passes: int = 500
     precision: str = "auto"
     random_state: int | None = 0
+    sketch_rows: int | None = None
 
     def check(self) -> None:
         """Raise `InputError` unless every setting is in its range."""
@@ -37,8 +40,12 @@ class Settings:
             for name, allowed in choices.items()
             if getattr(self, name) not in allowed
         ]
-        if isinstance(self.init, str) and self.init not in ("auto", "random"):
-            problems.append(f"init: expected auto, random or an array, found {self.init!r}")
+        if isinstance(self.init, str) and self.init not in INITS:
+            problems.append(
+                f"init: expected one of {', '.join(INITS)} or an array, found {self.init!r}"
+            )
+        if self.sketch_rows is not None and not _whole(self.sketch_rows, 100):
+            problems.append(f"sketch_rows: expected at least 100, found {self.sketch_rows!r}")
         if not _whole(self.n_components, 1):
             problems.append(f"n_components: expected at least 1, found {self.n_components!r}")
         if not _whole(self.n_init, 1):
@@ -88,7 +95,7 @@ class FitResult:
     distance : float
         Estimated distance to the maximum, in standard errors.
     n_passes : int
-        Passes over the data, the survey included.
+        Passes over the data, survey and start included.
     n_draws, n_candidates : int
     history, starts : list of dict
         One row for each pass of the best start; one for each start.

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.blas import blas_kernel, single_blas_thread
-from softmix_dist.engine.local import LocalEngine
+from softmix_dist.engine.local import LocalEngine, memory_limit
 from softmix_dist.engine.shards import Kernel, Prepare, Source
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Engine", "LocalEngine", "blas_kernel", "engine_for", "single_blas_thread"]
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "blas_kernel",
+    "engine_for",
+    "memory_limit",
+    "single_blas_thread",
+]
 
 
 class Engine(Protocol):

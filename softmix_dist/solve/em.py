@@ -240,11 +240,11 @@ def _quasi_newton(history: tuple[tuple[Array, Array], ...], mass: Array) -> Arra
 
     Two-loop recursion from the diagonal metric ``mass``, which is that of EM.
     """
-    pairs = []
-    for (x, slope), (new_x, new_slope) in zip(history, history[1:], strict=False):
-        dx, bend = new_x - x, slope - new_slope
-        if dx @ bend > 1e-12 * np.linalg.norm(dx) * np.linalg.norm(bend):
-            pairs.append((dx, bend, 1 / (dx @ bend)))
+    xs, slopes = (np.array(column) for column in zip(*history, strict=True))
+    dxs, bends = np.diff(xs, axis=0), -np.diff(slopes, axis=0)
+    inner = np.einsum("ij,ij->i", dxs, bends)
+    lengths = np.linalg.norm(dxs, axis=1) * np.linalg.norm(bends, axis=1)
+    pairs = [(dxs[i], bends[i], 1 / inner[i]) for i in np.flatnonzero(inner > 1e-12 * lengths)]
     step = history[-1][1].copy()
     shares = []
     for dx, bend, scale in reversed(pairs):

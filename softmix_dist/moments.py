@@ -1,0 +1,199 @@
+"""Kernels of latent moments: one block of rows in, additive sums out.
+
+Under random design the law of the standardised features z under A(eta) is about N(eta, I),
+so averages of Hermite polynomials of z over draws are moments of the mixing measure. All
+sums are in float64 and standard coordinates; `solve.moments` turns them into starts.
+
+References
+----------
+.. [1] X. Bing, F. Bunea, J. Niles-Weed, M. Wegkamp, "Learning large softmax mixtures with
+   warm start EM", arXiv:2409.09903.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block
+from softmix_dist.model import Coordinates
+
+# Rows that are standardised together: z and its projections then stay near the cache.
+_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class SecondMomentSums:
+    """Moments up to the second over draws, up to the fourth over candidates.
+
+    Attributes
+    ----------
+    first : (L,) array
+        sum_j n_j z_j.
+    second : (L, L) array
+        sum_j n_j z_j z_j^T.
+    powers : (3, L) array
+        sum_j u_j z_j^r per coordinate, r = 2, 3, 4: how Gaussian the design is.
+    n_draws : float
+        sum_j n_j.
+    mass : float
+        sum_j u_j.
+    """
+
+    first: Array
+    second: Array
+    powers: Array
+    n_draws: float
+    mass: float
+
+    def __add__(self, other: SecondMomentSums) -> SecondMomentSums:
+        return SecondMomentSums(
+            self.first + other.first,
+            self.second + other.second,
+            self.powers + other.powers,
+            self.n_draws + other.n_draws,
+            self.mass + other.mass,
+        )
+
+
+@dataclass(frozen=True)
+class ProjectedMomentSums:
+    """Hermite moments over draws along directions v, and in a subspace.
+
+    Attributes
+    ----------
+    directions : (M, L) array
+        The unit vectors v, carried along: the moments mean nothing without them.
+    hermite : (M, 2K) array
+        sum_j n_j He_r(v.z_j), r = 0, ..., 2K - 1; the first column is the number of draws.
+    mixed : (M, K, L) array
+        sum_j n_j He_r(v.z_j) z_j, r = 0, ..., K - 1.
+    third : (d, d, d) array or None
+        Third Hermite tensor of y = basis^T z: sum_j n_j of y_a y_b y_c less
+        y_a [b = c] + y_b [a = c] + y_c [a = b].
+    """
+
+    directions: Array
+    hermite: Array
+    mixed: Array
+    third: Array | None
+
+    def __add__(self, other: ProjectedMomentSums) -> ProjectedMomentSums:
+        third = None
+        if self.third is not None and other.third is not None:
+            third = self.third + other.third
+        return ProjectedMomentSums(
+            self.directions, self.hermite + other.hermite, self.mixed + other.mixed, third
+        )
+
+
+def second_moments(block: Block, coordinates: Coordinates) -> SecondMomentSums:
+    """Second moments of one block over draws, and its first four over candidates.
+
+    Parameters
+    ----------
+    block : Block
+    coordinates : Coordinates
+        From the frame of the block to standard coordinates.
+
+    Returns
+    -------
+    SecondMomentSums
+    """
+    to_standard = coordinates.homogeneous()[1:].T
+    n_features = to_standard.shape[1]
+    first, second = np.zeros(n_features), np.zeros((n_features, n_features))
+    powers, mass = np.zeros((3, n_features)), 0.0
+    draws = _draws(block)
+    for rows, x in _pieces(block):
+        # 1. Over candidates. Those not available, log u = -inf, have u = 0.
+        z = np.dot(x.astype(np.float64), to_standard)
+        u = np.ones(len(z)) if block.log_base is None else np.exp(block.log_base[rows])
+        if block.multiplicity is not None:
+            u *= block.multiplicity[rows]
+        square = z * z
+        powers += np.stack([np.dot(u, square), np.dot(u, square * z), np.dot(u, square * square)])
+        mass += float(u.sum())
+        # 2. Over draws, at the rows that have any.
+        n, z_n = draws[rows], z
+        seen = np.flatnonzero(n)
+        if seen.size < n.size:
+            n, z_n = n[seen], z[seen]
+        first += np.dot(n, z_n)
+        second += np.dot(z_n.T, z_n * n[:, None])
+    return SecondMomentSums(first, second, powers, float(draws.sum()), mass)
+
+
+def projected_moments(
+    block: Block,
+    coordinates: Coordinates,
+    directions: Array,
+    basis: Array | None,
+    n_components: int,
+) -> ProjectedMomentSums:
+    """Hermite moments of one block along directions, and its third ones in a subspace.
+
+    Parameters
+    ----------
+    block : Block
+    coordinates : Coordinates
+        From the frame of the block to standard coordinates.
+    directions : (M, L) array
+        Unit vectors in standard coordinates.
+    basis : (L, d) array or None
+        Orthonormal columns; None for no third moments.
+    n_components : int
+        K: 2K moments along each direction, K mixed ones.
+
+    Returns
+    -------
+    ProjectedMomentSums
+    """
+    to_standard = coordinates.homogeneous()[1:].T
+    n_directions, n_features = directions.shape
+    hermite = np.zeros((n_directions, 2 * n_components))
+    mixed = np.zeros((n_directions, n_components, n_features))
+    axes = np.zeros((n_features, 0)) if basis is None else basis
+    linear, third = np.zeros(axes.shape[1]), np.zeros((axes.shape[1],) * 3)
+    draws = _draws(block)
+    for rows, x in _pieces(block):
+        n = draws[rows]
+        seen = np.flatnonzero(n)
+        if not seen.size:
+            continue
+        if seen.size < n.size:
+            n, x = n[seen], x[seen]
+        z = np.dot(x.astype(np.float64), to_standard)
+        # 1. n He_r by He_{r+1} = t He_r - r He_{r-1}, which is linear in n.
+        t = np.dot(z, directions.T)
+        before, current = np.zeros_like(t), np.repeat(n[:, None], n_directions, axis=1)
+        for r in range(2 * n_components):
+            hermite[:, r] += current.sum(axis=0)
+            if r < n_components:
+                mixed[:, r] += np.dot(current.T, z)
+            before, current = current, t * current - r * before
+        # 2. Third powers in the subspace, one face of the tensor at a time.
+        y = np.dot(z, axes)
+        linear += np.dot(n, y)
+        for a in range(y.shape[1]):
+            third[a] += np.dot(y.T, y * (n * y[:, a])[:, None])
+    # 3. From powers to the Hermite tensor.
+    term = np.multiply.outer(linear, np.eye(len(linear)))
+    third -= term + term.transpose(1, 0, 2) + term.transpose(1, 2, 0)
+    return ProjectedMomentSums(directions, hermite, mixed, None if basis is None else third)
+
+
+def _draws(block: Block) -> Array:
+    """Draws of each row with its multiplicity, (rows,)."""
+    return block.draws if block.multiplicity is None else block.draws * block.multiplicity
+
+
+def _pieces(block: Block) -> Iterator[tuple[slice, Array]]:
+    """Yield the slices of the block in pieces of at most _ROWS rows, with their rows."""
+    for part, x in block.parts():
+        for start in range(0, len(x), _ROWS):
+            piece = x[start : start + _ROWS]
+            low = part.start + start
+            yield slice(low, low + len(piece)), piece

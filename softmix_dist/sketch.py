@@ -1,0 +1,135 @@
+"""The sketch: a small weighted sample of the rows, the same for any chunking and engine.
+
+Poisson sampling: each row is kept or not by its own uniform, which is a function of the
+seed and of the row's number in the data set and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block
+from softmix_dist.model import Mixture
+
+# Philox gives four numbers of 64 bits for each value of its counter.
+_PER_COUNT = 4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rows are chosen.
+
+    Attributes
+    ----------
+    seed : int
+    n_rows : int
+        Rows to be expected, at most.
+    n_candidates : int
+        In the whole data; up to ``n_rows`` of them the sketch is the data.
+    log_candidates : float
+        Log of the total base measure, in the frame.
+    n_draws : int
+    mixture : Mixture or None
+        In frame coordinates, with exact normalisers: candidates that it expects are then
+        chosen as well, which a curvature at that mixture needs where draws are few.
+    """
+
+    seed: int
+    n_rows: int
+    n_candidates: int
+    log_candidates: float
+    n_draws: int
+    mixture: Mixture | None = None
+
+
+@dataclass(frozen=True)
+class SketchRows:
+    """Rows of the sketch, in the order of the data; adding is joining.
+
+    Attributes
+    ----------
+    rows : (m,) array of int
+        Their numbers in the data set.
+    features : (m, L) array
+        In the frame.
+    log_base : (m,) array of float64
+    draws : (m,) array of float64
+    chance : (m,) array of float64
+        With which each was kept: 1 / chance is its weight.
+    """
+
+    rows: Array
+    features: Array
+    log_base: Array
+    draws: Array
+    chance: Array
+
+    def __add__(self, other: SketchRows) -> SketchRows:
+        return SketchRows(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.log_base, other.log_base]),
+            np.concatenate([self.draws, other.draws]),
+            np.concatenate([self.chance, other.chance]),
+        )
+
+
+def uniforms(seed: int, start: int, n: int) -> Array:
+    """Uniform numbers in [0, 1) of the rows ``start`` to ``start + n``, (n,).
+
+    Examples
+    --------
+    >>> bool((uniforms(7, 0, 10)[3:8] == uniforms(7, 3, 5)).all())
+    True
+    """
+    first, skip = divmod(start, _PER_COUNT)
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=first))
+    return generator.random(n + skip)[skip:]
+
+
+def draw(block: Block, sampling: Sampling) -> SketchRows:
+    """Rows of one block that belong to the sketch.
+
+    Parameters
+    ----------
+    block : Block
+    sampling : Sampling
+
+    Returns
+    -------
+    SketchRows
+        Row j is kept with probability min(1, m (u_j / 2U + q_j / 2)), or, where a mixture
+        is given, min(1, m (u_j / 4U + q_j / 4 + mean_k A_j(theta_k) / 2)).
+    """
+    rows = len(block.draws)
+    log_base = np.zeros(rows) if block.log_base is None else block.log_base
+    if sampling.n_candidates <= sampling.n_rows:
+        chance = np.ones(rows)
+        kept = np.flatnonzero(log_base > -np.inf)
+    else:
+        base = np.exp(log_base - sampling.log_candidates)
+        share = 0.5 * base + 0.5 * block.draws / sampling.n_draws
+        if sampling.mixture is not None:
+            share = 0.5 * share + 0.5 * _mean_softmax(block, log_base, sampling.mixture)
+        chance = np.minimum(1.0, sampling.n_rows * share)
+        kept = np.flatnonzero(uniforms(sampling.seed, block.start, rows) < chance)
+    features = [
+        x[kept[(kept >= part.start) & (kept < part.stop)] - part.start, 1:]
+        for part, x in block.parts()
+    ]
+    return SketchRows(
+        block.start + kept,
+        np.concatenate(features),
+        log_base[kept],
+        block.draws[kept],
+        chance[kept],
+    )
+
+
+def _mean_softmax(block: Block, log_base: Array, mixture: Mixture) -> Array:
+    """Mean over components of their softmax at each row, (rows,)."""
+    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
+    logits = [x.astype(np.float64) @ coefficients for _, x in block.parts()]
+    return np.asarray(np.exp(np.concatenate(logits) + log_base[:, None]).mean(axis=1))

@@ -1,0 +1,171 @@
+"""The sketch on the driver: a small weighted problem, in standard coordinates.
+
+Everything that searches works here; the cluster only ever evaluates exact sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block, Findings
+from softmix_dist.kernels import layout, score, slice_rows
+from softmix_dist.model import Coordinates, Frame, Mixture
+from softmix_dist.solve.point import Point, evaluate
+
+# Rows of a slice of (rows x candidate atoms), which then stays in cache.
+_TILT_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Weighted rows that stand for all candidates and all draws.
+
+    Attributes
+    ----------
+    z : (m, L + 1) array of float32
+        Homogeneous features (1, z), standardised.
+    base : (m,) array of float32
+        Share of the base measure that each row stands for; sums to 1.
+    share : (m,) array of float32
+        Share of the draws; sums to 1.
+    blocks : dict of dtype to Block
+        The same rows as the kernels see them.
+    coordinates : Coordinates
+        The identity, with this sample's entropy of the base measure.
+    n_draws : int
+    l2 : float
+        Penalty, nats per draw.
+    """
+
+    z: Array
+    base: Array
+    share: Array
+    blocks: dict[np.dtype[Any], Block]
+    coordinates: Coordinates
+    n_draws: int
+    l2: float
+
+    @classmethod
+    def of(
+        cls,
+        z: Array,
+        base: Array,
+        draws: Array,
+        n_draws: int,
+        n_components: int,
+        base_entropy: float,
+        l2: float = 0.0,
+        log_base: Array | None = None,
+    ) -> Sample:
+        """Sample from its rows.
+
+        Parameters
+        ----------
+        z : (m, L) array of float64
+            Standardised features.
+        base, draws : (m,) arrays
+            Weighted base measure and weighted draws; scaled here to sum to 1.
+        n_draws : int
+            Of the whole data.
+        n_components : int
+            Decides the memory order.
+        base_entropy : float
+            Of the whole data, nats.
+        l2 : float
+        log_base : (m,) array, optional
+            Log of the base measure itself, -inf for rows that are not available.
+        """
+        base, share = base / base.sum(), draws / draws.sum()
+        homogeneous = np.column_stack([np.ones(len(z)), z])
+        n_features = z.shape[1]
+        # The kernel weighs both sums by the multiplicity: here the base measure's share.
+        times = base if log_base is None else base * np.exp(-log_base)
+        times = np.where(base > 0, times, 1.0)
+        blocks = {}
+        for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+            step = slice_rows(n_features + 1, n_components, dtype.itemsize)
+            slices = tuple(
+                np.asarray(homogeneous[i : i + step], dtype, order=layout(n_components))
+                for i in range(0, len(z), step)
+            )
+            blocks[dtype] = Block(
+                slices, n_draws * share / times, log_base, times, None, Findings()
+            )
+        frame = Frame(np.zeros(n_features), np.ones(n_features))
+        identity = Coordinates(frame, np.zeros(n_features), np.eye(n_features), 0.0, base_entropy)
+        single = np.float32
+        return cls(
+            homogeneous.astype(single), base.astype(single), share.astype(single),
+            blocks, identity, n_draws, l2,
+        )  # fmt: skip
+
+    def points(self, mixtures: Sequence[Mixture], dtype: Any = np.float32) -> list[Point]:
+        """Evaluate mixtures in standard coordinates."""
+        kind = np.dtype(dtype)
+        sums = score(self.blocks[kind], mixtures, kind)
+        return [
+            evaluate(mixture, s, self.coordinates, self.n_draws, self.l2)
+            for mixture, s in zip(mixtures, sums, strict=True)
+        ]
+
+    def density(self, mixture: Mixture) -> Array:
+        """Density of a mixture relative to the base measure, (m,) float32, up to a constant."""
+        coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(np.float32)
+        density = np.empty(len(self.z), np.float32)
+        for part in self._parts():
+            density[part] = np.exp(self.z[part] @ coefficients).sum(axis=1)
+        return density / float(density @ self.base)
+
+    def tilts(
+        self, atoms: Array, density: Array, n_rows: int | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Lindsay's gradient function at many atoms, and where it rises.
+
+        Parameters
+        ----------
+        atoms : (M, L) array
+        density : (m,) array
+            Of the current mixture, see `density`.
+        n_rows : int, optional
+            About so many rows are enough.
+
+        Returns
+        -------
+        D : (M,) array
+            sum_j q_j A_j(theta) / pi_j; a mixture that gains from an atom has D > 1 there.
+        mean, tilted : (M, L) arrays
+            Mean of z under the softmax, and under the softmax reweighted by q / pi; their
+            difference is the gradient of log D.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.where(self.share > 0, self.share / density, np.float32(0))
+        theta = np.column_stack([np.zeros(len(atoms)), atoms]).T.astype(np.float32)
+        plain = np.zeros((len(atoms), self.z.shape[1]))
+        raised = np.zeros_like(plain)
+        # exp(z.theta - |theta|^2 / 2) is near 1 in the mean for Gaussian features.
+        theta[0] = -0.5 * np.sum(atoms**2, axis=1)
+        stride = max(1, len(self.z) // (n_rows or len(self.z)))
+        for part in self._parts(stride):
+            z = np.ascontiguousarray(self.z[part])
+            e = z @ theta
+            np.exp(e, out=e)
+            plain += np.dot((e * self.base[part, None]).T, z)
+            e *= excess[part, None]
+            raised += np.dot(e.T, z)
+        d = raised[:, 0] / plain[:, 0]
+        return d, plain[:, 1:] / plain[:, :1], raised[:, 1:] / raised[:, :1]
+
+    def component(self, atom: Array) -> Array:
+        """Density of one softmax relative to the base measure, (m,)."""
+        logits = self.z[:, 1:] @ atom.astype(np.float32)
+        values = np.exp(logits - logits.max())
+        return np.asarray(values / float(values @ self.base))
+
+    def _parts(self, stride: int = 1) -> Iterator[slice]:
+        step = stride * _TILT_ROWS
+        for start in range(0, len(self.z), step):
+            yield slice(start, start + step, stride)

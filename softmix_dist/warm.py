@@ -1,0 +1,267 @@
+"""Warm starts: a few passes over the data, then everything on the driver.
+
+The likelihood has many maxima, and the start decides which one EM finds. The sketch is a
+small problem of the same kind; starts are computed, polished and compared there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from softmix_dist import moments as latent
+from softmix_dist.blocks import Array, Block
+from softmix_dist.engine import Engine, memory_limit
+from softmix_dist.errors import InputError
+from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.results import Settings
+from softmix_dist.sketch import Sampling, SketchRows, draw
+from softmix_dist.solve import moments
+from softmix_dist.solve.climb import best_of, climb
+from softmix_dist.solve.point import Point
+from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.search import search
+from softmix_dist.solve.starts import mixture_at
+from softmix_dist.sums import DesignSums
+
+# Directions along which the moment estimator is tried, the leading one first.
+_DIRECTIONS = 4
+# Starts that differ by less on the sketch, in nats per draw, are the same optimum.
+_SAME = 1e-6
+_SHORT, _POLISH = 40, 200
+_POLISHED = 1e-9
+# Starts that go on to the whole data at most.
+_MOST_KEPT = 3
+# Copies of the sketch that are held at a time, in both precisions.
+_COPIES = 6
+
+
+@dataclass
+class Start:
+    """One start, in standard coordinates.
+
+    Attributes
+    ----------
+    method : str
+    mixture : Mixture
+        Its offsets are those of the whole data.
+    predicted : (K,) array
+        Log normalisers of the whole data, as the sketch has them.
+    sketch_log_likelihood, objective : float
+        On the sketch after short EM, nats per draw.
+    passes : int
+        Over the data, shared by the starts of one fit.
+    seconds : float
+        On the driver.
+    notes : tuple of str
+        What was degenerate, and what was done instead.
+    """
+
+    method: str
+    mixture: Mixture
+    predicted: Array
+    sketch_log_likelihood: float | None = None
+    objective: float = -np.inf
+    passes: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class WarmStarts:
+    """What the warm start found.
+
+    Attributes
+    ----------
+    starts : list of Start
+        Best first.
+    sample : Sample or None
+        The sketch they were found on.
+    n_passes : int
+    """
+
+    starts: list[Start]
+    sample: Sample | None = None
+    n_passes: int = 0
+    kurtosis: Array | None = field(default=None)
+
+
+def sketch_rows(settings: Settings, n_features: int) -> int:
+    """Rows of the sketch: as asked for, or by the number of coefficients."""
+    if settings.sketch_rows is not None:
+        return settings.sketch_rows
+    return max(20_000, 60 * settings.n_components * (n_features + 1))
+
+
+def sampling(
+    settings: Settings, design: DesignSums, coordinates: Coordinates, seed: int
+) -> Sampling:
+    """How the rows of the sketch are chosen.
+
+    Raises
+    ------
+    InputError
+        If the sketch would not fit in memory.
+    """
+    n_features = len(coordinates.mean)
+    n_rows = sketch_rows(settings, n_features)
+    needed = _COPIES * min(n_rows, design.n_candidates) * (n_features + 8) * 8
+    if needed > memory_limit():
+        raise InputError(
+            f"sketch_rows: {n_rows} rows of {n_features} features need about "
+            f"{needed / 1e9:.1f} GB on the driver, which has {memory_limit() / 1e9:.1f} GB; "
+            "use fewer"
+        )
+    return Sampling(seed, n_rows, design.n_candidates, coordinates.log_candidates, design.n_draws)
+
+
+def sample_of(
+    rows: SketchRows, settings: Settings, design: DesignSums, coordinates: Coordinates
+) -> Sample:
+    """Turn rows of the sketch into the small problem of the driver."""
+    centred = rows.features.astype(np.float64) - coordinates.mean
+    z = solve_triangular(coordinates.factor, centred.T, lower=True).T
+    return Sample.of(
+        z,
+        np.exp(rows.log_base) / rows.chance,
+        rows.draws / rows.chance,
+        design.n_draws,
+        settings.n_components,
+        coordinates.base_entropy,
+        settings.l2,
+        rows.log_base if rows.log_base.any() else None,
+    )
+
+
+class Warmer:
+    """Computes the starts of one fit."""
+
+    def __init__(
+        self, engine: Engine, settings: Settings, design: DesignSums, coordinates: Coordinates,
+        seed: int,
+    ):  # fmt: skip
+        self.engine = engine
+        self.settings = settings
+        self.design = design
+        self.coordinates = coordinates
+        self.sampling = sampling(settings, design, coordinates, seed)
+        self.rng = np.random.default_rng((seed, 1))
+
+    def run(self) -> WarmStarts:
+        """Pass over the data, then compute the starts by the method asked for."""
+        # 1. The sketch, and second moments of the draws, in one pass.
+        rows, second = self.engine.reduce(
+            partial(_first_look, sampling=self.sampling, coordinates=self.coordinates)
+        )
+        sample = sample_of(rows, self.settings, self.design, self.coordinates)
+        n_passes = 1
+        # 2. Moments along directions chosen from them: exact ones by a pass of their own,
+        #    for "auto" those of the sketch.
+        method = self.settings.init
+        values, subspace = moments.leading_subspace(
+            second.first, second.second, second.n_draws, self.settings.n_components
+        )
+        directions = moments.directions(subspace, _DIRECTIONS, self.rng)
+        project = partial(
+            latent.projected_moments,
+            directions=directions, basis=subspace, n_components=self.settings.n_components,
+        )  # fmt: skip
+        projected = None
+        if method in ("moments", "tensor"):
+            projected = self.engine.reduce(partial(project, coordinates=self.coordinates))
+            n_passes += 1
+        elif method == "auto":
+            block = sample.blocks[np.dtype(np.float64)]
+            projected = project(block, coordinates=sample.coordinates)
+        # 3. Starts, each polished on the sketch.
+        found = []
+        began = time.perf_counter()
+        for name, point, notes in self._estimates(
+            method, sample, second, subspace, values, projected
+        ):
+            (point,) = climb(sample, [point.mixture], _POLISH, _POLISHED, dtype=np.float64)
+            now = time.perf_counter()
+            found.append(self._start(name, point, notes, n_passes, now - began))
+            began = now
+        found.sort(key=lambda start: -start.objective)
+        powers = second.powers / second.mass
+        return WarmStarts(found, sample, n_passes, powers[2] / powers[0] ** 2)
+
+    def _estimates(
+        self, method: str, sample: Sample, second: Any, subspace: Array, values: Array,
+        projected: Any,
+    ) -> Iterator[tuple[str, Point, tuple[str, ...]]]:  # fmt: skip
+        K, radius, rng = self.settings.n_components, sample.coordinates.radius, self.rng
+        known = []
+        if method in ("moments", "auto"):
+            estimates = [
+                moments.moment_estimate(projected, i, K, radius) for i in range(_DIRECTIONS)
+            ]
+            found = self._best("moments", sample, estimates)
+            known.append(found[1])
+            yield found
+        if method in ("tensor", "auto"):
+            estimate = moments.tensor_estimate(
+                second.first, second.second, projected.third, subspace, second.n_draws, K,
+                radius, rng,
+            )  # fmt: skip
+            found = self._best("tensor", sample, [estimate])
+            known.append(found[1])
+            yield found
+        if method in ("subspace", "auto"):
+            centre = second.first / second.n_draws
+            estimates = moments.subspace_starts(
+                subspace, values, centre, K, self.settings.n_init, radius, rng
+            )
+            found = self._best("subspace", sample, estimates)
+            known.append(found[1])
+            yield found
+        if method in ("search", "auto"):
+            best = best_of(known) if known else None
+            yield "search", search(sample, K, rng, self.settings.n_init, best), ()
+
+    def _best(
+        self, name: str, sample: Sample, estimates: list[moments.Estimate]
+    ) -> tuple[str, Point, tuple[str, ...]]:
+        """Best of several estimates by short EM, polished."""
+        mixtures = [mixture_at(e.weights, e.atoms, sample.coordinates) for e in estimates]
+        points = climb(sample, mixtures, _SHORT)
+        best = max(range(len(points)), key=lambda i: points[i].objective)
+        return name, points[best], estimates[best].notes
+
+    def _start(
+        self, method: str, point: Point, notes: tuple[str, ...], passes: int, seconds: float
+    ) -> Start:
+        predicted = self.coordinates.log_candidates + point.log_normalisers
+        mixture = Mixture(np.log(point.weights) - predicted, point.mixture.atoms)
+        on_sketch = point.log_likelihood - self.coordinates.log_candidates
+        return Start(method, mixture, predicted, on_sketch, point.objective, passes, seconds, notes)
+
+
+def _first_look(
+    block: Block, sampling: Sampling, coordinates: Coordinates
+) -> tuple[SketchRows, latent.SecondMomentSums]:
+    block.check()
+    return draw(block, sampling), latent.second_moments(block, coordinates)
+
+
+def distinct(starts: list[Start], noise: float) -> list[bool]:
+    """Which starts, best first, go on to the whole data.
+
+    The best one, and those that are other optima which the sketch cannot tell from it.
+    """
+    kept: list[Start] = []
+    answers = []
+    for start in starts:
+        near = starts[0].objective - start.objective <= noise
+        same = any(abs(start.objective - other.objective) < _SAME for other in kept)
+        take = not kept or (near and not same and len(kept) < _MOST_KEPT)
+        answers.append(take)
+        kept += [start] if take else []
+    return answers
