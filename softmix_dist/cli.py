@@ -164,6 +164,7 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
         "standard_errors": None,
         "seconds": result.seconds,
         "starts": result.starts,
+        "gap": result.gap,
         "history": result.history,
         "warnings": result.warnings,
         "settings": {
@@ -189,11 +190,11 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 @click.option(
     "--n-init",
     type=int,
-    default=4,
+    default=8,
     show_default=True,
     help="Independent searches at most, or random starts.",
 )
-@click.option("--sketch-rows", type=int, help="Rows of the sketch; default max(20000, 60 K (L+1)).")
+@click.option("--sketch-rows", type=int, help="Rows of the sketch; default: by K and L.")
 @click.option(
     "--solver",
     type=click.Choice(["auto", "em", "em-first-order"]),

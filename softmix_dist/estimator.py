@@ -59,7 +59,8 @@ class SoftmaxMixture:
     random_state : int or None
         Seed.
     sketch_rows : int or None
-        Rows of the sketch; default: max(20 000, 60 K (L + 1)).
+        Rows of the sketch; default: 60 for each coefficient, 20 000 at least, and up to
+        100 000 where coefficients are few.
 
     Attributes
     ----------
@@ -100,7 +101,7 @@ class SoftmaxMixture:
         n_components: int = 1,
         *,
         init: Any = "auto",
-        n_init: int = 4,
+        n_init: int = 8,
         solver: str = "auto",
         l2: float = 0.0,
         tol: float = 0.01,
@@ -437,10 +438,7 @@ class SoftmaxMixture:
         """Table of the fitted components, for people."""
         result = self._result()
         state = "converged" if result.converged else "NOT CONVERGED"
-        behind = sum(row["stopped"] == "behind" for row in result.starts)
-        starts = f"{len(result.starts)} starts, {behind} dropped while behind"
-        if len(result.starts) == 1:
-            starts = "one start"
+        starts = _starts_in_words(result)
         lines = [
             (
                 f"Softmax mixture: {len(result.weights)} components, "
@@ -453,6 +451,8 @@ class SoftmaxMixture:
             ),
             f"{result.n_passes} passes in {result.seconds:.1f} s; {starts}",
         ]
+        if result.gap is not None:
+            lines += _gap_in_words(result)
         if self.l2:
             lines.append(f"penalised objective {result.objective:.8f} (l2 = {self.l2:g})")
         width = max(len(name) for name in (*result.feature_names, "effective candidates"))
@@ -478,6 +478,35 @@ class SoftmaxMixture:
             if not _same(value, defaults[name].default)
         ]
         return f"SoftmaxMixture({', '.join(shown)})"
+
+
+def _starts_in_words(result: FitResult) -> str:
+    n_starts = len(result.starts)
+    if n_starts == 1:
+        return f"one start ({result.starts[0]['method']})"
+    if not result.sketch_rows:
+        behind = sum(row["stopped"] == "behind" for row in result.starts)
+        return f"{n_starts} starts, {behind} dropped while behind"
+    reached = [row["sketch_log_likelihood"] for row in result.starts]
+    agree = sum(max(reached) - value < 1e-6 for value in reached)
+    (best,) = (row["method"] for row in result.starts if row["best"])
+    return (
+        f"{n_starts} starts on a sketch of {result.sketch_rows:,} candidates, {agree} reached "
+        f"its best; the fit began at one by {best}"
+    )
+
+
+def _gap_in_words(result: FitResult) -> list[str]:
+    gap, n_components = result.gap, len(result.weights)
+    assert gap is not None
+    prefers = n_components + 1 if gap["suggests_more"] else n_components
+    return [
+        (
+            f"no number of further components within radius {gap['radius']:.1f} was found to "
+            f"gain more than {gap['bound']:.2g} nats per draw;"
+        ),
+        f"one more gains {gap['gain']:.1e} on the sketch, and BIC prefers {prefers} components",
+    ]
 
 
 def _some(names: list[str]) -> str:

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,11 @@ from softmix_dist.errors import (
     SoftmixWarning,
     WarmStartWarning,
 )
+from softmix_dist.gap import Gap, estimate_gap
 from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import FitResult, Settings
+from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.solve import em
 from softmix_dist.solve.design import draws_mean
 from softmix_dist.solve.newton import newton_step
@@ -45,7 +47,7 @@ from softmix_dist.solve.starts import (
 )
 from softmix_dist.sums import DesignSums, ScoreSums
 from softmix_dist.survey import survey
-from softmix_dist.warm import Start, Warmer, WarmStarts, distinct
+from softmix_dist.warm import Start, Warmer, WarmStarts, sample_of
 
 logger = logging.getLogger("softmix_dist")
 
@@ -60,8 +62,6 @@ _SEPARATED = 1e-4
 _STUCK = "no step raised the likelihood"
 # Starts whose objectives on the sketch differ by less than this agree, nats per draw.
 _AGREE = 1e-6
-# A sketch can mistake the order of optima that differ by less than this, nats per draw.
-_NOISE = 1e-3
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
 
@@ -107,6 +107,12 @@ _Group = tuple[tuple[Mixture, ...], np.dtype[Any]]
 def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSums, ...], ...]:
     block.check()
     return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
+
+
+def _score_and_draw(
+    block: Block, groups: Sequence[_Group], sampling: Sampling
+) -> tuple[tuple[tuple[ScoreSums, ...], ...], SketchRows]:
+    return _score_groups(block, groups), draw(block, sampling)
 
 
 def fit(
@@ -162,6 +168,7 @@ class _Fit:
         seed = settings.random_state
         self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
         self.sample: Sample | None = None
+        self.redraw: Sampling | None = None
 
     def run(self) -> FitResult:
         # 1. Survey: check, load, whiten.
@@ -199,7 +206,19 @@ class _Fit:
                 f"{self.coordinates.radius:.2g} in standard coordinates, or features have "
                 "extreme outliers: rescale them or give another init"
             )
-        return self._result(best, runs)
+        gap = self._gap(best.state.point)
+        return self._result(best, runs, gap)
+
+    def _gap(self, point: Point) -> Gap | None:
+        """Whether one more component would help, where a sketch was drawn."""
+        if self.sample is None or self.settings.l2 > 0:
+            return None
+        rng = np.random.default_rng((self.seed, 2))
+        gap, n_passes = estimate_gap(
+            self.engine, self.sample, point, self.coordinates, self.design.n_draws, rng
+        )
+        self.n_passes += n_passes
+        return gap
 
     def _passes_left(self) -> bool:
         return self.n_passes < self.settings.max_passes + self.n_before
@@ -228,6 +247,8 @@ class _Fit:
             warm = warmer.run()
             self.n_passes += warm.n_passes
             self.sample = warm.sample
+            if self.design.n_candidates > warmer.sampling.n_rows:
+                self.redraw = warmer.sampling
             self._warm_started(warm)
             found = warm.starts
         runs = [
@@ -235,9 +256,8 @@ class _Fit:
             for number, start in enumerate(found)
         ]
         if self.sample is not None:
-            whole = len(self.sample.z) == self.design.n_candidates
-            for run, kept in zip(runs, distinct(found, 0.0 if whole else _NOISE), strict=True):
-                run.stopped = None if kept else "behind on the sketch"
+            for run in runs:
+                run.stopped = None if run.start.chosen else "behind on the sketch"
         return runs
 
     def _warm_started(self, warm: WarmStarts) -> None:
@@ -267,7 +287,18 @@ class _Fit:
             (tuple(self.coordinates.to_frame(run.proposal) for run in group), dtype)
             for group, dtype in zip(members, dtypes, strict=True)
         ]
-        sums = self.engine.reduce(partial(_score_groups, groups=groups))
+        if self.redraw is not None:
+            # The sketch is drawn again by what the best start expects, in the same pass.
+            lead = min(runs, key=lambda run: run.number)
+            atoms = Mixture(-lead.predicted, lead.proposal.atoms)
+            redraw = replace(self.redraw, mixture=self.coordinates.to_frame(atoms))
+            sums, rows = self.engine.reduce(
+                partial(_score_and_draw, groups=groups, sampling=redraw)
+            )
+            self.redraw = None
+            self.sample = sample_of(rows, self.settings, self.design, self.coordinates)
+        else:
+            sums = self.engine.reduce(partial(_score_groups, groups=groups))
         self.n_passes += 1
         points = {
             run.number: evaluate(
@@ -435,7 +466,7 @@ class _Fit:
         logger.info("%s", row, extra={"softmix": row})
         self.progress(row)
 
-    def _result(self, best: _Run, runs: list[_Run]) -> FitResult:
+    def _result(self, best: _Run, runs: list[_Run], gap: Gap | None) -> FitResult:
         assert best.state is not None
         point = best.state.point
         order = np.argsort(-point.weights, kind="stable")
@@ -479,6 +510,8 @@ class _Fit:
             feature_names=list(self.dataset.feature_names),
             history=best.history,
             starts=[_start_row(run, best) for run in runs],
+            gap=None if gap is None else asdict(gap) | {"suggests_more": gap.suggests_more},
+            sketch_rows=0 if self.sample is None else len(self.sample.z),
             warnings=self.warnings,
             seconds=time.perf_counter() - self.began,
         )

@@ -20,7 +20,7 @@ class Settings:
 
     n_components: int
     init: Any = "auto"
-    n_init: int = 4
+    n_init: int = 8
     solver: str = "auto"
     l2: float = 0.0
     tol: float = 0.01
@@ -99,6 +99,11 @@ class FitResult:
     n_draws, n_candidates : int
     history, starts : list of dict
         One row for each pass of the best start; one for each start.
+    gap : dict or None
+        What further components could gain, see `softmix_dist.gap.Gap`; None where no
+        sketch was drawn or the likelihood was penalised.
+    sketch_rows : int
+        Rows of the sketch, 0 where none was drawn.
     warnings : list of str
     seconds : float
     """
@@ -118,5 +123,7 @@ class FitResult:
     feature_names: list[str]
     history: list[dict[str, Any]]
     starts: list[dict[str, Any]]
+    gap: dict[str, Any] | None
+    sketch_rows: int
     warnings: list[str]
     seconds: float

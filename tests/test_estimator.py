@@ -135,7 +135,12 @@ def test_fitted_attributes(small, model):
     assert model.converged_
     assert model.distance_ < 0.01
     assert model.n_features_in_ == 2
-    assert len(model.starts_) == model.n_init
+    assert {row["method"] for row in model.starts_} == {
+        "search",
+        "moments",
+        "tensor",
+        "subspace",
+    }
     assert sum(row["best"] for row in model.starts_) == 1
     assert model.history_[-1]["log_likelihood"] == model.log_likelihood_
     assert model.n_passes_ >= model.history_[-1]["pass"]

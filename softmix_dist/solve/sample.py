@@ -39,6 +39,8 @@ class Sample:
     n_draws : int
     l2 : float
         Penalty, nats per draw.
+    chance : (m,) array
+        With which each row came into the sample.
     """
 
     z: Array
@@ -48,6 +50,7 @@ class Sample:
     coordinates: Coordinates
     n_draws: int
     l2: float
+    chance: Array
 
     @classmethod
     def of(
@@ -60,6 +63,7 @@ class Sample:
         base_entropy: float,
         l2: float = 0.0,
         log_base: Array | None = None,
+        chance: Array | None = None,
     ) -> Sample:
         """Sample from its rows.
 
@@ -78,6 +82,8 @@ class Sample:
         l2 : float
         log_base : (m,) array, optional
             Log of the base measure itself, -inf for rows that are not available.
+        chance : (m,) array, optional
+            With which each row was drawn; default 1.
         """
         base, share = base / base.sum(), draws / draws.sum()
         homogeneous = np.column_stack([np.ones(len(z)), z])
@@ -100,7 +106,7 @@ class Sample:
         single = np.float32
         return cls(
             homogeneous.astype(single), base.astype(single), share.astype(single),
-            blocks, identity, n_draws, l2,
+            blocks, identity, n_draws, l2, np.ones(len(z)) if chance is None else chance,
         )  # fmt: skip
 
     def points(self, mixtures: Sequence[Mixture], dtype: Any = np.float32) -> list[Point]:
@@ -158,6 +164,18 @@ class Sample:
             raised += np.dot(e.T, z)
         d = raised[:, 0] / plain[:, 0]
         return d, plain[:, 1:] / plain[:, :1], raised[:, 1:] / raised[:, :1]
+
+    def noise(self, a: Mixture, b: Mixture) -> float:
+        """Return the standard deviation, by the sampling, of a difference of log-likelihoods.
+
+        By the influence of each row on l(a) - l(b), whose Poisson sampling has the variance
+        sum (1 - c) (influence)^2; nats per draw.
+        """
+        here, there = (self.density(mixture).astype(np.float64) for mixture in (a, b))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gain = np.where(self.share > 0, np.log(here) - np.log(there), 0.0)
+        influence = self.share * (gain - self.share @ gain) - self.base * (here - there)
+        return float(np.sqrt(np.sum((1 - self.chance) * influence**2)))
 
     def component(self, atom: Array) -> Array:
         """Density of one softmax relative to the base measure, (m,)."""

@@ -76,9 +76,9 @@ def search(
     sample: Sample,
     n_components: int,
     rng: np.random.Generator,
-    n_searches: int = 4,
+    n_searches: int = 8,
     known: Point | None = None,
-) -> Point:
+) -> list[Point]:
     """Search for the best mixture on a sample.
 
     Parameters
@@ -94,23 +94,34 @@ def search(
 
     Returns
     -------
-    Point
-        With fewer components where no further atom gains anything.
+    list of Point
+        The optima found that differ, best first; with fewer components where no further
+        atom gains anything.
     """
+    found: list[Point] = []
     best = known
     for i in range(n_searches):
         point = _one_search(sample, n_components, rng, _STYLES[i % len(_STYLES)])
+        found.append(point)
         if best is None:
             best = point
         elif abs(point.objective - best.objective) < _GAIN:
-            return best_of([best, point])
+            break
         else:
             first, second = sorted((best, point), key=lambda p: -p.objective)
-            best = best_of([first, _combine(sample, first, second)])
+            found.append(_combine(sample, first, second))
+            best = best_of([first, found[-1]])
         if n_components == 1:
             break
-    assert best is not None
-    return best
+    return _distinct(found)
+
+
+def _distinct(points: Sequence[Point]) -> list[Point]:
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: -p.objective):
+        if all(other.objective - point.objective > _GAIN for other in kept):
+            kept.append(point)
+    return kept
 
 
 def highest_atoms(

@@ -47,7 +47,7 @@ def problem(law: str, number: int) -> tuple[str, np.ndarray, np.ndarray, np.ndar
 
 
 def fit(
-    features: np.ndarray, counts: np.ndarray, K: int, most: int, init: object, n_init: int = 4
+    features: np.ndarray, counts: np.ndarray, K: int, most: int, init: object, n_init: int = 8
 ) -> SoftmaxMixture:
     model = SoftmaxMixture(K, init=init, n_init=n_init, max_passes=most)
     return model.fit(features, counts, n_threads=1)
@@ -73,7 +73,7 @@ def main() -> None:
             truth = fitted((weights, atoms))
             for init in won:
                 began = time.perf_counter()
-                model = fitted(init, STARTS.get(init, 4))
+                model = fitted(init, STARTS.get(init, 8))
                 seconds[init] += time.perf_counter() - began
                 gap = truth.log_likelihood_ - model.log_likelihood_
                 won[init] += gap <= WITHIN

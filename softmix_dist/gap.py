@@ -1,0 +1,112 @@
+"""Whether one more component would help: the gap estimate after a fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from softmix_dist.blocks import Block
+from softmix_dist.engine import Engine
+from softmix_dist.lindsay import GradientSums, gradient_function
+from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.solve.climb import climb
+from softmix_dist.solve.point import Point
+from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.search import Proposals, highest_atoms, insert
+
+# More atoms and longer ascents than the search takes: here the supremum itself is wanted.
+_STYLE = Proposals(rows=32, around=16, cap=1.0, ascents=20, keep=8)
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What further components could gain, found by search and so an estimate.
+
+    Attributes
+    ----------
+    radius : float
+        Atoms were looked for within this norm, in standard coordinates.
+    bound : float
+        log sup D over the atoms found, D evaluated on all data: no mixture of such atoms
+        gains more, nats per draw. Loose where draws are few.
+    gain : float
+        Of the best fit with one more component, on the sketch, nats per draw.
+    bic : float
+        BIC with one more component less BIC without, by that gain; negative speaks for it.
+    """
+
+    radius: float
+    bound: float
+    gain: float
+    bic: float
+
+    @property
+    def suggests_more(self) -> bool:
+        """Whether BIC prefers one more component."""
+        return self.bic < 0
+
+
+def estimate_gap(
+    engine: Engine,
+    sample: Sample,
+    point: Point,
+    coordinates: Coordinates,
+    n_draws: int,
+    rng: np.random.Generator,
+) -> tuple[Gap, int]:
+    """Estimate how far the likelihood is below that of any mixture.
+
+    Parameters
+    ----------
+    engine : Engine
+        With the data loaded.
+    sample : Sample
+        The sketch.
+    point : Point
+        The maximum that was found, on the whole data and without penalty.
+    coordinates : Coordinates
+    n_draws : int
+    rng : Generator
+
+    Returns
+    -------
+    Gap
+    int
+        Passes over the data, 0 or 1.
+
+    Notes
+    -----
+    For any mixing measure G, l(G) - l <= log sup D by concavity of the logarithm (Lindsay,
+    Ann. Statist. 11, 1983), D(theta) = sum_j q_j A_j(theta) / pi_j.
+    """
+    log_normalisers = point.log_normalisers - coordinates.log_candidates
+    here = Mixture(np.log(point.weights) - log_normalisers, point.mixture.atoms)
+    (own,) = climb(sample, [here], _STEPS)
+    radius = sample.coordinates.radius
+    n_parameters = sample.z.shape[1]
+    found = highest_atoms(sample, own, rng, _STYLE)
+    if not found:
+        return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(n_draws))), 0
+    # 1. D at the highest atoms, by one pass over the data.
+    atoms = np.array([atom for _, atom in found])
+    (predicted,) = sample.points([Mixture(-0.5 * np.sum(atoms**2, axis=1), atoms)])
+    offsets = -predicted.log_normalisers - coordinates.log_candidates
+    tried = coordinates.to_frame(Mixture(offsets, atoms))
+    kernel = partial(_checked, mixture=coordinates.to_frame(point.mixture), atoms=tried)
+    sums: GradientSums = engine.reduce(kernel)
+    log_total = np.logaddexp.reduce(point.mixture.offsets + point.log_normalisers)
+    with np.errstate(divide="ignore"):
+        log_d = np.log(sums.draws / n_draws) + log_total - np.log(sums.candidates)
+    # 2. What one more component really gains, on the sketch.
+    more = climb(sample, [insert(sample, own, [new]) for new in found[:3]], _STEPS)
+    gain = max(0.0, max(p.objective for p in more) - own.objective)
+    bic = n_parameters * float(np.log(n_draws)) - 2 * n_draws * gain
+    return Gap(radius, max(0.0, float(log_d.max())), gain, bic), 1
+
+
+def _checked(block: Block, mixture: Mixture, atoms: Mixture) -> GradientSums:
+    block.check()
+    return gradient_function(block, mixture, atoms)
