@@ -33,7 +33,6 @@ from softmix_dist.gap import Gap, estimate_gap
 from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import FitResult, Settings
-from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.solve import em
 from softmix_dist.solve.design import draws_mean
 from softmix_dist.solve.newton import newton_step
@@ -47,7 +46,7 @@ from softmix_dist.solve.starts import (
 )
 from softmix_dist.sums import DesignSums, ScoreSums
 from softmix_dist.survey import survey
-from softmix_dist.warm import Start, Warmer, WarmStarts, sample_of
+from softmix_dist.warm import Start, Warmer, WarmStarts
 
 logger = logging.getLogger("softmix_dist")
 
@@ -109,12 +108,6 @@ def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSu
     return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
 
 
-def _score_and_draw(
-    block: Block, groups: Sequence[_Group], sampling: Sampling
-) -> tuple[tuple[tuple[ScoreSums, ...], ...], SketchRows]:
-    return _score_groups(block, groups), draw(block, sampling)
-
-
 def fit(
     dataset: Dataset, settings: Settings, engine: Engine, progress: Progress | None = None
 ) -> FitResult:
@@ -168,7 +161,6 @@ class _Fit:
         seed = settings.random_state
         self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
         self.sample: Sample | None = None
-        self.redraw: Sampling | None = None
 
     def run(self) -> FitResult:
         # 1. Survey: check, load, whiten.
@@ -247,8 +239,6 @@ class _Fit:
             warm = warmer.run()
             self.n_passes += warm.n_passes
             self.sample = warm.sample
-            if self.design.n_candidates > warmer.sampling.n_rows:
-                self.redraw = warmer.sampling
             self._warm_started(warm)
             found = warm.starts
         runs = [
@@ -287,18 +277,7 @@ class _Fit:
             (tuple(self.coordinates.to_frame(run.proposal) for run in group), dtype)
             for group, dtype in zip(members, dtypes, strict=True)
         ]
-        if self.redraw is not None:
-            # The sketch is drawn again by what the best start expects, in the same pass.
-            lead = min(runs, key=lambda run: run.number)
-            atoms = Mixture(-lead.predicted, lead.proposal.atoms)
-            redraw = replace(self.redraw, mixture=self.coordinates.to_frame(atoms))
-            sums, rows = self.engine.reduce(
-                partial(_score_and_draw, groups=groups, sampling=redraw)
-            )
-            self.redraw = None
-            self.sample = sample_of(rows, self.settings, self.design, self.coordinates)
-        else:
-            sums = self.engine.reduce(partial(_score_groups, groups=groups))
+        sums = self.engine.reduce(partial(_score_groups, groups=groups))
         self.n_passes += 1
         points = {
             run.number: evaluate(

@@ -34,6 +34,8 @@ class Sampling:
     mixture : Mixture or None
         In frame coordinates, with exact normalisers: candidates that it expects are then
         chosen as well, which a curvature at that mixture needs where draws are few.
+    number : int
+        Of the sketch: another one is independent.
     """
 
     seed: int
@@ -42,6 +44,7 @@ class Sampling:
     log_candidates: float
     n_draws: int
     mixture: Mixture | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ class SketchRows:
         )
 
 
-def uniforms(seed: int, start: int, n: int) -> Array:
+def uniforms(seed: int, start: int, n: int, stream: int = 0) -> Array:
     """Uniform numbers in [0, 1) of the rows ``start`` to ``start + n``, (n,).
+
+    A function of the seed, the stream and the row alone.
 
     Examples
     --------
@@ -85,7 +90,10 @@ def uniforms(seed: int, start: int, n: int) -> Array:
     True
     """
     first, skip = divmod(start, _PER_COUNT)
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=first))
+    # A seed may have more bits than a key, and the stream has the counter's highest word.
+    key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    counter = np.array([first, 0, 0, stream], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
     return generator.random(n + skip)[skip:]
 
 
@@ -114,7 +122,7 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
         if sampling.mixture is not None:
             share = 0.5 * share + 0.5 * _mean_softmax(block, log_base, sampling.mixture)
         chance = np.minimum(1.0, sampling.n_rows * share)
-        kept = np.flatnonzero(uniforms(sampling.seed, block.start, rows) < chance)
+        kept = np.flatnonzero(uniforms(sampling.seed, block.start, rows, sampling.number) < chance)
     features = [
         x[kept[(kept >= part.start) & (kept < part.stop)] - part.start, 1:]
         for part, x in block.parts()

@@ -322,7 +322,7 @@ def test_no_more_rows_than_asked_for_are_expected(monkeypatch, base, redraw):
     weights, mixture = exact_mixture(raw)
     normalised = softmaxes_only(weights, mixture) if redraw else None
     # Every row with any chance is kept, so that the chances can be added.
-    monkeypatch.setattr(sketch, "uniforms", lambda seed, start, n: np.zeros(n))
+    monkeypatch.setattr(sketch, "uniforms", lambda seed, start, n, stream: np.zeros(n))
     for n_rows in (1, 2, 10, 50, 199, 200, 1000):
         found = draw(block_of(raw), sampling_of(raw, n_rows, normalised=normalised))
         available = 200 if base is None else np.count_nonzero(raw.log_base > -np.inf)

@@ -20,6 +20,13 @@ from softmix_dist.solve.point import Point, evaluate
 _TILT_ROWS = 2048
 
 
+class _Standard(Coordinates):
+    """Coordinates of rows that are standardised already."""
+
+    def standardise(self, sums: Array) -> Array:
+        return sums[:, 1:]
+
+
 @dataclass(frozen=True)
 class Sample:
     """Weighted rows that stand for all candidates and all draws.
@@ -89,8 +96,11 @@ class Sample:
         homogeneous = np.column_stack([np.ones(len(z)), z])
         n_features = z.shape[1]
         # The kernel weighs both sums by the multiplicity: here the base measure's share.
-        times = base if log_base is None else base * np.exp(-log_base)
-        times = np.where(base > 0, times, 1.0)
+        times = base
+        if log_base is not None:
+            there = log_base > -np.inf
+            times = np.ones(len(z))
+            times[there] = base[there] * np.exp(-log_base[there])
         blocks = {}
         for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
             step = slice_rows(n_features + 1, n_components, dtype.itemsize)
@@ -102,7 +112,7 @@ class Sample:
                 slices, n_draws * share / times, log_base, times, None, Findings()
             )
         frame = Frame(np.zeros(n_features), np.ones(n_features))
-        identity = Coordinates(frame, np.zeros(n_features), np.eye(n_features), 0.0, base_entropy)
+        identity = _Standard(frame, np.zeros(n_features), np.eye(n_features), 0.0, base_entropy)
         single = np.float32
         return cls(
             homogeneous.astype(single), base.astype(single), share.astype(single),

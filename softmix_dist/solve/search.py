@@ -31,6 +31,8 @@ _SHARED_ATOM = 0.15
 # A swap has gained when the objective rose by this, nats per draw; searches that differ
 # by less agree.
 _GAIN = 1e-6
+# A gain below this, nats per draw, may be single precision's rounding.
+_NOTHING = 1e-7
 # Components whose removal is tried by EM, the cheapest first.
 _DROPS = 3
 # Rows that the mean shift looks at: it only proposes.
@@ -77,7 +79,7 @@ def search(
     n_components: int,
     rng: np.random.Generator,
     n_searches: int = 8,
-    known: Point | None = None,
+    known: Sequence[Point] = (),
 ) -> list[Point]:
     """Search for the best mixture on a sample.
 
@@ -89,8 +91,9 @@ def search(
     rng : Generator
     n_searches : int
         Independent searches at most; when the best was found twice no more are made.
-    known : Point, optional
-        Found by other means; agreement with it counts, and its atoms are combined.
+    known : sequence of Point
+        Found by other means; agreement with the best of them counts, and its atoms are
+        combined. Where two of them agree already and no swap gains, nothing is searched.
 
     Returns
     -------
@@ -99,7 +102,13 @@ def search(
         atom gains anything.
     """
     found: list[Point] = []
-    best = known
+    best = best_of(known) if known else None
+    if best is not None and _agreeing(known, best) > 1:
+        swapped = _swaps(sample, best, rng, _STYLES[1], patience=1)
+        found.append(swapped)
+        if swapped.objective <= best.objective + _GAIN:
+            return found
+        best = swapped
     for i in range(n_searches):
         point = _one_search(sample, n_components, rng, _STYLES[i % len(_STYLES)])
         found.append(point)
@@ -114,6 +123,33 @@ def search(
         if n_components == 1:
             break
     return _distinct(found)
+
+
+def refine(sample: Sample, points: Sequence[Point], rng: np.random.Generator) -> Point:
+    """Best mixture from the atoms of several, on a sample they were not found on.
+
+    Parameters
+    ----------
+    sample : Sample
+    points : sequence of Point
+        Evaluated on that sample, of as many components each.
+    rng : Generator
+
+    Returns
+    -------
+    Point
+    """
+    best, *others = _distinct(points)
+    if best.mixture.n_components == 1:
+        return best
+    for other in others:
+        if other.mixture.n_components == best.mixture.n_components:
+            best = best_of([best, _combine(sample, best, other)])
+    return _swaps(sample, best, rng, _STYLES[0], patience=1)
+
+
+def _agreeing(points: Sequence[Point], best: Point) -> int:
+    return sum(best.objective - point.objective < _GAIN for point in points)
 
 
 def _distinct(points: Sequence[Point]) -> list[Point]:
@@ -155,7 +191,7 @@ def highest_atoms(
         near = point.mixture.atoms[rng.integers(point.mixture.n_components, size=style.around)]
         push = rng.standard_normal(near.shape)
         push *= rng.uniform(0.3, 1.5, (len(push), 1)) / np.linalg.norm(push, axis=1, keepdims=True)
-        atoms = np.concatenate([atoms, near + push])
+        atoms = np.concatenate([atoms, within(near + push, radius)])
     # 2. Mean shift: for Gaussian features the difference of the means is Newton's step.
     for _ in range(style.ascents):
         _, mean, tilted = sample.tilts(atoms, density, _ASCENT_ROWS)
@@ -169,6 +205,7 @@ def highest_atoms(
         if all(np.linalg.norm(atoms[i] - other) > _SAME_ATOM for other in chosen):
             chosen.append(atoms[i])
     found = [(*_best_weight(sample, density, atom), atom) for atom in chosen]
+    found = [new for new in found if new[1] > _NOTHING]
     return [(weight, atom) for weight, _, atom in sorted(found, key=lambda new: -new[1])]
 
 
@@ -212,10 +249,20 @@ def _one_search(
     point = climb(sample, [point.mixture], _FEWER)[0]
     if n_components == 1:
         return point
-    # 3. Swap one atom; where that gains nothing, several.
+    return _swaps(sample, point, rng, style)
+
+
+def _swaps(
+    sample: Sample,
+    point: Point,
+    rng: np.random.Generator,
+    style: Proposals,
+    patience: int = _PATIENCE,
+) -> Point:
+    """Swap one atom; where that gains nothing, several; until neither does."""
     idle = 0
-    while idle < 2 * _PATIENCE:
-        swapped = _swap(sample, point, 1 if idle < _PATIENCE else style.keep, rng, style)
+    while idle < 2 * patience:
+        swapped = _swap(sample, point, 1 if idle < patience else style.keep, rng, style)
         idle = 0 if swapped.objective > point.objective + _GAIN else idle + 1
         point = swapped
     return point
@@ -283,7 +330,11 @@ def _best_weight(sample: Sample, density: Array, atom: Array) -> tuple[float, fl
     weight = 0.05
     for _ in range(20):
         term = ratio / (1 + weight * ratio)
-        new = weight + float(q @ term / (q @ term**2))
+        bend = float(q @ term**2)
+        if bend == 0:
+            # The atom has the density of the mixture wherever draws fell.
+            break
+        new = weight + float(q @ term) / bend
         new = float(np.clip(new, weight / 4, (1 + weight) / 2))
         done = abs(new - weight) < 1e-2 * weight
         weight = new
