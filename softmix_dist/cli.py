@@ -165,6 +165,7 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
         "seconds": result.seconds,
         "starts": result.starts,
         "gap": result.gap,
+        "kurtosis": result.kurtosis,
         "history": result.history,
         "warnings": result.warnings,
         "settings": {

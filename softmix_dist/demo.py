@@ -47,7 +47,7 @@ def run(folder: Path, picture: Path, client: Client, progress: Progress) -> str:
         folder / name for name in ("us_names.zarr", "model.zarr", "predictions.zarr")
     )
     write_us_names(data, overwrite=True)
-    model = SoftmaxMixture(4, n_init=20, l2=3e-3, random_state=0)
+    model = SoftmaxMixture(4, l2=3e-3, random_state=0)
     model.fit(data, client=client, progress=progress)
     model.save(fitted, overwrite=True)
     model.predict(data, predicted, client=client, overwrite=True)

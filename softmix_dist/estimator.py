@@ -451,6 +451,11 @@ class SoftmaxMixture:
             ),
             f"{result.n_passes} passes in {result.seconds:.1f} s; {starts}",
         ]
+        if result.kurtosis is not None:
+            lines.append(
+                f"kurtosis of the whitened features {min(result.kurtosis):.2g} to "
+                f"{max(result.kurtosis):.2g} (moment estimators assume 3, Gaussian)"
+            )
         if result.gap is not None:
             lines += _gap_in_words(result)
         if self.l2:
@@ -505,7 +510,7 @@ def _gap_in_words(result: FitResult) -> list[str]:
             f"no number of further components within radius {gap['radius']:.1f} was found to "
             f"gain more than {gap['bound']:.2g} nats per draw;"
         ),
-        f"one more gains {gap['gain']:.1e} on the sketch, and BIC prefers {prefers} components",
+        f"one more was found to gain {gap['gain']:.1e}, and BIC prefers {prefers} components",
     ]
 
 

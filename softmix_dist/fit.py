@@ -161,6 +161,7 @@ class _Fit:
         seed = settings.random_state
         self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
         self.sample: Sample | None = None
+        self.kurtosis: list[float] | None = None
 
     def run(self) -> FitResult:
         # 1. Survey: check, load, whiten.
@@ -239,6 +240,7 @@ class _Fit:
             warm = warmer.run()
             self.n_passes += warm.n_passes
             self.sample = warm.sample
+            self.kurtosis = None if warm.kurtosis is None else warm.kurtosis.tolist()
             self._warm_started(warm)
             found = warm.starts
         runs = [
@@ -491,6 +493,7 @@ class _Fit:
             starts=[_start_row(run, best) for run in runs],
             gap=None if gap is None else asdict(gap) | {"suggests_more": gap.suggests_more},
             sketch_rows=0 if self.sample is None else len(self.sample.z),
+            kurtosis=self.kurtosis,
             warnings=self.warnings,
             seconds=time.perf_counter() - self.began,
         )

@@ -9,12 +9,14 @@ import numpy as np
 
 from softmix_dist.blocks import Block
 from softmix_dist.engine import Engine
+from softmix_dist.kernels import score
 from softmix_dist.lindsay import GradientSums, gradient_function
 from softmix_dist.model import Coordinates, Mixture
-from softmix_dist.solve.climb import climb
-from softmix_dist.solve.point import Point
+from softmix_dist.solve.climb import best_of, climb
+from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.search import Proposals, highest_atoms, insert
+from softmix_dist.sums import ScoreSums
 
 # More atoms and longer ascents than the search takes: here the supremum itself is wanted.
 _STYLE = Proposals(rows=32, around=16, cap=1.0, ascents=20, keep=8)
@@ -33,7 +35,8 @@ class Gap:
         log sup D over the atoms found, D evaluated on all data: no mixture of such atoms
         gains more, nats per draw. Loose where draws are few.
     gain : float
-        Of the best fit with one more component, on the sketch, nats per draw.
+        Of a fit with one more component, at least: found on the sketch, evaluated on all
+        data, nats per draw.
     bic : float
         BIC with one more component less BIC without, by that gain; negative speaks for it.
     """
@@ -87,26 +90,47 @@ def estimate_gap(
     (own,) = climb(sample, [here], _STEPS)
     radius = sample.coordinates.radius
     n_parameters = sample.z.shape[1]
-    found = highest_atoms(sample, own, rng, _STYLE)
+    found = highest_atoms(sample, own, rng, _STYLE, least=-np.inf)
     if not found:
         return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(n_draws))), 0
-    # 1. D at the highest atoms, by one pass over the data.
+    # 1. Two ways to have one more component: all refitted on the sketch, or only inserted.
+    refitted = climb(sample, [insert(sample, own, [new]) for new in found[:3]], _STEPS)
+    (at_maximum,) = sample.points([here])
+    more = [
+        best_of(refitted).mixture,
+        insert(sample, at_maximum, found[:1]),
+    ]
+    # 2. Their likelihood, and D at the highest atoms, by one pass over the data: the sketch
+    #    overrates what was fitted to it.
     atoms = np.array([atom for _, atom in found])
     (predicted,) = sample.points([Mixture(-0.5 * np.sum(atoms**2, axis=1), atoms)])
-    offsets = -predicted.log_normalisers - coordinates.log_candidates
-    tried = coordinates.to_frame(Mixture(offsets, atoms))
-    kernel = partial(_checked, mixture=coordinates.to_frame(point.mixture), atoms=tried)
-    sums: GradientSums = engine.reduce(kernel)
+    tried = Mixture(-predicted.log_normalisers, atoms)
+    shift = coordinates.log_candidates
+    scored, tried_in_frame = (
+        [coordinates.to_frame(Mixture(m.offsets - shift, m.atoms)) for m in mixtures]
+        for mixtures in (more, [tried])
+    )
+    kernel = partial(
+        _look,
+        mixture=coordinates.to_frame(point.mixture),
+        atoms=tried_in_frame[0],
+        more=scored,
+    )
+    sums, scores = engine.reduce(kernel)
     log_total = np.logaddexp.reduce(point.mixture.offsets + point.log_normalisers)
     with np.errstate(divide="ignore"):
         log_d = np.log(sums.draws / n_draws) + log_total - np.log(sums.candidates)
-    # 2. What one more component really gains, on the sketch.
-    more = climb(sample, [insert(sample, own, [new]) for new in found[:3]], _STEPS)
-    gain = max(0.0, max(p.objective for p in more) - own.objective)
+    points = [
+        evaluate(Mixture(m.offsets - shift, m.atoms), s, coordinates, n_draws, 0.0)
+        for m, s in zip(more, scores, strict=True)
+    ]
+    gain = max(0.0, best_of(points).log_likelihood - point.log_likelihood)
     bic = n_parameters * float(np.log(n_draws)) - 2 * n_draws * gain
     return Gap(radius, max(0.0, float(log_d.max())), gain, bic), 1
 
 
-def _checked(block: Block, mixture: Mixture, atoms: Mixture) -> GradientSums:
+def _look(
+    block: Block, mixture: Mixture, atoms: Mixture, more: list[Mixture]
+) -> tuple[GradientSums, tuple[ScoreSums, ...]]:
     block.check()
-    return gradient_function(block, mixture, atoms)
+    return gradient_function(block, mixture, atoms), score(block, more, np.dtype(np.float64))

@@ -104,6 +104,9 @@ class FitResult:
         sketch was drawn or the likelihood was penalised.
     sketch_rows : int
         Rows of the sketch, 0 where none was drawn.
+    kurtosis : list of float or None
+        Of each whitened feature over candidates; the moment estimators rest on 3, as for
+        Gaussian features. None where no sketch was drawn.
     warnings : list of str
     seconds : float
     """
@@ -125,5 +128,6 @@ class FitResult:
     starts: list[dict[str, Any]]
     gap: dict[str, Any] | None
     sketch_rows: int
+    kurtosis: list[float] | None
     warnings: list[str]
     seconds: float

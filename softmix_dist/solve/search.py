@@ -161,7 +161,11 @@ def _distinct(points: Sequence[Point]) -> list[Point]:
 
 
 def highest_atoms(
-    sample: Sample, point: Point, rng: np.random.Generator, style: Proposals
+    sample: Sample,
+    point: Point,
+    rng: np.random.Generator,
+    style: Proposals,
+    least: float = _NOTHING,
 ) -> list[_New]:
     """Atoms where Lindsay's gradient function has high maxima, each with its best weight.
 
@@ -172,6 +176,8 @@ def highest_atoms(
         The current mixture.
     rng : Generator
     style : Proposals
+    least : float
+        Atoms that gain no more than this are left out, nats per draw.
 
     Returns
     -------
@@ -205,7 +211,7 @@ def highest_atoms(
         if all(np.linalg.norm(atoms[i] - other) > _SAME_ATOM for other in chosen):
             chosen.append(atoms[i])
     found = [(*_best_weight(sample, density, atom), atom) for atom in chosen]
-    found = [new for new in found if new[1] > _NOTHING]
+    found = [new for new in found if new[1] > least]
     return [(weight, atom) for weight, _, atom in sorted(found, key=lambda new: -new[1])]
 
 
