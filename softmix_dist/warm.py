@@ -26,7 +26,7 @@ from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
-from softmix_dist.solve.search import refine, search
+from softmix_dist.solve.search import complete, refine, search
 from softmix_dist.solve.starts import mixture_at
 from softmix_dist.sums import DesignSums
 
@@ -262,7 +262,15 @@ class Warmer:
         order = sorted(range(len(points)), key=lambda i: -points[i].objective)[:_FINALISTS]
         ends = climb(sample, [points[i].mixture for i in order], _SHORT)
         best = max(range(len(ends)), key=lambda i: ends[i].objective)
-        return name, ends[best], estimates[order[best]].notes
+        point, notes = ends[best], estimates[order[best]].notes
+        missing = int((point.resp * sample.n_draws < 1).sum())
+        if missing:
+            notes = (
+                *notes,
+                f"{missing} of {len(point.resp)} components lost all draws and were placed anew",
+            )
+            point = complete(sample, point, self.settings.n_components, self.rng)
+        return name, point, notes
 
     def _drawn_again(self, found: list[Start]) -> tuple[Sample, list[Start]]:
         """Judge the starts on a second sketch, drawn by what they expect.

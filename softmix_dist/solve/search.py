@@ -33,6 +33,8 @@ _SHARED_ATOM = 0.15
 _GAIN = 1e-6
 # A gain below this, nats per draw, may be single precision's rounding.
 _NOTHING = 1e-7
+# With fewer draws than this a component is not there.
+_FEWEST_DRAWS = 1.0
 # Components whose removal is tried by EM, the cheapest first.
 _DROPS = 3
 # Rows that the mean shift looks at: it only proposes.
@@ -160,6 +162,40 @@ def _distinct(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
+def complete(
+    sample: Sample,
+    point: Point,
+    n_components: int,
+    rng: np.random.Generator,
+    style: Proposals = _STYLES[0],
+) -> Point:
+    """Insert the best atom until there are n_components, or none gains anything.
+
+    Parameters
+    ----------
+    sample : Sample
+    point : Point
+        Components without draws are replaced.
+    n_components : int
+    rng : Generator
+    style : Proposals
+
+    Returns
+    -------
+    Point
+    """
+    alive = point.resp * sample.n_draws >= _FEWEST_DRAWS
+    if not alive.all():
+        kept = Mixture(point.mixture.offsets[alive], point.mixture.atoms[alive])
+        point = climb(sample, [kept], _FEWER)[0]
+    while point.mixture.n_components < n_components:
+        found = highest_atoms(sample, point, rng, style)
+        if not found:
+            return point
+        point = climb(sample, [insert(sample, point, found[:1])], _GROWN)[0]
+    return climb(sample, [point.mixture], _FEWER)[0]
+
+
 def highest_atoms(
     sample: Sample,
     point: Point,
@@ -247,13 +283,8 @@ def _one_search(
     n_features = sample.z.shape[1] - 1
     point = climb(sample, [Mixture(np.zeros(1), np.zeros((1, n_features)))], _FEWER)[0]
     # 2. Insert the best atom, again and again.
-    while point.mixture.n_components < n_components:
-        found = highest_atoms(sample, point, rng, style)
-        if not found:
-            return point
-        point = climb(sample, [insert(sample, point, found[:1])], _GROWN)[0]
-    point = climb(sample, [point.mixture], _FEWER)[0]
-    if n_components == 1:
+    point = complete(sample, point, n_components, rng, style)
+    if point.mixture.n_components < n_components or n_components == 1:
         return point
     return _swaps(sample, point, rng, style)
 
