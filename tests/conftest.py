@@ -8,9 +8,11 @@ from typing import Any
 
 import hypothesis
 import pytest
+from command import softmix
 from distributed import Client, LocalCluster
 from problems import Problem, simulate
 
+from softmix_dist.data.simulate import simulate as simulate_data
 from softmix_dist.data.writer import write_dataset
 
 hypothesis.settings.register_profile("softmix", deadline=None, derandomize=True)
@@ -53,3 +55,19 @@ def written(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set on disk whose maximum fits must find."""
+    path = tmp_path_factory.mktemp("cli") / "data.zarr"
+    simulate_data(path, 20_000, 5, 3, 1_000_000, norm=2.0, seed=3, block_rows=4096)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    """A model fitted to it by the command."""
+    path = data.parent / "model.zarr"
+    softmix("fit", data, "-k", 3, "--init", "truth", "-o", path, "-q")
+    return path

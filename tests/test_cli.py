@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import zarr
 from command import COMMAND, softmix
 
 from softmix_dist.cli import main
-from softmix_dist.data.simulate import simulate
 
 # What DESIGN.md promises of `softmix fit --json`.
 FIT_KEYS = {
@@ -29,22 +27,6 @@ FIT_KEYS = {
     "starts",
     "warnings",
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The problem of the first issue: fits of it must find the maximum."""
-    path = tmp_path_factory.mktemp("cli") / "data.zarr"
-    simulate(path, 20_000, 5, 3, 1_000_000, norm=2.0, seed=3, block_rows=4096)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(data: Path) -> Path:
-    """A model fitted to it."""
-    path = data.parent / "model.zarr"
-    softmix("fit", data, "-k", 3, "--init", "truth", "-o", path, "-q")
-    return path
 
 
 # ------------------------------------------------------------------ the main job

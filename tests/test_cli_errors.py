@@ -14,25 +14,6 @@ import zarr
 from broken import BROKEN
 from command import COMMAND, softmix
 
-from softmix_dist.data.simulate import simulate
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set that can be fitted."""
-    path = tmp_path_factory.mktemp("cli") / "data.zarr"
-    simulate(path, 20_000, 5, 3, 1_000_000, norm=2.0, seed=3, block_rows=4096)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(data: Path) -> Path:
-    """A model fitted to it."""
-    path = data.parent / "model.zarr"
-    softmix("fit", data, "-k", 3, "--init", "truth", "-o", path, "-q")
-    return path
-
-
 # ------------------------------------------------------------------ exit code 65
 
 
