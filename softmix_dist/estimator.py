@@ -492,8 +492,7 @@ def _starts_in_words(result: FitResult) -> str:
     if not result.sketch_rows:
         behind = sum(row["stopped"] == "behind" for row in result.starts)
         return f"{n_starts} starts, {behind} dropped while behind"
-    reached = [row["sketch_log_likelihood"] for row in result.starts]
-    agree = sum(max(reached) - value < 1e-6 for value in reached)
+    agree = sum(row["agrees"] for row in result.starts)
     (best,) = (row["method"] for row in result.starts if row["best"])
     return (
         f"{n_starts} starts on a sketch of {result.sketch_rows:,} candidates, {agree} reached "

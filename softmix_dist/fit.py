@@ -59,8 +59,6 @@ _LARGEST_INFORMATION = 600
 # A component far outside the radius whose information is as small as this has no maximum.
 _SEPARATED = 1e-4
 _STUCK = "no step raised the likelihood"
-# Starts whose objectives on the sketch differ by less than this agree, nats per draw.
-_AGREE = 1e-6
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
 
@@ -240,7 +238,7 @@ class _Fit:
             warm = warmer.run()
             self.n_passes += warm.n_passes
             self.sample = warm.sample
-            self.kurtosis = None if warm.kurtosis is None else warm.kurtosis.tolist()
+            self.kurtosis = warm.kurtosis.tolist()
             self._warm_started(warm)
             found = warm.starts
         runs = [
@@ -265,10 +263,10 @@ class _Fit:
                 f"the search found no place for {missing} of {self.settings.n_components} "
                 "components: no further atom raises the likelihood; use fewer",
             )
-        agree = sum(best.objective - start.objective < _AGREE for start in warm.starts)
         self._event(
-            "starts", best=best.method, n_starts=len(warm.starts), agree=agree,
-            sketch_rows=0 if warm.sample is None else len(warm.sample.z),
+            "starts", best=best.method, n_starts=len(warm.starts),
+            agree=sum(start.agrees for start in warm.starts),
+            sketch_rows=len(warm.sample.z),
         )  # fmt: skip
 
     def _evaluate(self, runs: list[_Run]) -> list[Point]:
@@ -508,6 +506,7 @@ def _start_row(run: _Run, best: _Run) -> dict[str, Any]:
     return {
         "method": run.start.method,
         "sketch_log_likelihood": run.start.sketch_log_likelihood,
+        "agrees": run.start.agrees,
         "start_passes": run.start.passes,
         "start_seconds": run.start.seconds,
         "notes": list(run.start.notes),

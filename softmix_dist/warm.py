@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,8 @@ class Start:
         What was degenerate, and what was done instead.
     chosen : bool
         Whether it goes on to the whole data.
+    agrees : bool
+        Whether it reached the best optimum of the sketch.
     """
 
     method: str
@@ -84,38 +86,42 @@ class Start:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     chosen: bool = True
+    agrees: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class WarmStarts:
     """What the warm start found.
 
     Attributes
     ----------
     starts : list of Start
-        Best first.
-    sample : Sample or None
-        The sketch they were found on.
+        Those that go on to the whole data first, best first.
+    sample : Sample
+        The sketch on which they were judged.
     n_passes : int
+    kurtosis : (L,) array
+        Of the whitened features over candidates.
     """
 
     starts: list[Start]
-    sample: Sample | None = None
-    n_passes: int = 0
-    kurtosis: Array | None = field(default=None)
+    sample: Sample
+    n_passes: int
+    kurtosis: Array
 
 
-def sketch_rows(settings: Settings, n_features: int) -> int:
-    """Rows of the sketch: as asked for, or by the number of coefficients.
+def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
+    """Rows of the first sketch and of the second: as asked for, or by the coefficients.
 
     With few coefficients more rows cost nothing, and they decide between close optima
     (measured: at 20 000 rows of 100 000 candidates with 9 coefficients the best optimum of
     the sketch was 2e-6 nats per draw short on the data).
     """
     if settings.sketch_rows is not None:
-        return settings.sketch_rows
+        return settings.sketch_rows, settings.sketch_rows
     coefficients = settings.n_components * (n_features + 1)
-    return max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients))
+    first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients))
+    return first, max(first, _SECOND * coefficients)
 
 
 def sampling(
@@ -129,11 +135,12 @@ def sampling(
         If the sketch would not fit in memory.
     """
     n_features = len(coordinates.mean)
-    n_rows = sketch_rows(settings, n_features)
-    needed = _COPIES * min(n_rows, design.n_candidates) * (n_features + 8) * 8
+    n_rows, most_rows = sketch_rows(settings, n_features)
+    most_rows = min(most_rows, design.n_candidates)
+    needed = _COPIES * most_rows * (n_features + 8) * 8
     if needed > memory_limit():
         raise InputError(
-            f"sketch_rows: {n_rows} rows of {n_features} features need about "
+            f"sketch_rows: {most_rows} rows of {n_features} features need about "
             f"{needed / 1e9:.1f} GB on the driver, which has {memory_limit() / 1e9:.1f} GB; "
             "use fewer"
         )
@@ -217,6 +224,8 @@ class Warmer:
             if start.chosen:
                 found[i] = self._polished(start, sample)
         found.sort(key=lambda start: (not start.chosen, -start.objective))
+        for start in found:
+            start.agrees = found[0].objective - start.objective < _SAME
         powers = second.powers / second.mass
         return WarmStarts(found, sample, n_passes, powers[2] / powers[0] ** 2)
 
@@ -283,11 +292,7 @@ class Warmer:
             np.concatenate([-start.predicted for start in found]),
             np.concatenate([start.mixture.atoms for start in found]),
         )
-        n_rows = self.sampling.n_rows
-        if self.settings.sketch_rows is None:
-            n_rows = max(
-                n_rows, _SECOND * self.settings.n_components * (len(self.coordinates.mean) + 1)
-            )
+        _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
         sampling = replace(
             self.sampling, n_rows=n_rows, mixture=self.coordinates.to_frame(pooled), number=1
         )
