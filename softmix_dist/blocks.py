@@ -81,6 +81,27 @@ class Block:
         if self.findings:
             raise StoreError(f"the data changed while they were being fitted:\n{self.findings}")
 
+    def halves(self) -> tuple[Block, Block]:
+        """Every second slice, and the others, as blocks of their own."""
+        parts = list(self.parts())
+        return self._only(parts[::2]), self._only(parts[1::2])
+
+    def _only(self, parts: list[tuple[slice, Array]]) -> Block:
+        rows = np.concatenate([np.empty(0, int)] + [np.arange(p.start, p.stop) for p, _ in parts])
+
+        def of(values: Array | None) -> Array | None:
+            return None if values is None else values[rows]
+
+        draws = self.draws[rows]
+        return replace(
+            self,
+            slices=tuple(x for _, x in parts),
+            draws=draws,
+            log_base=of(self.log_base),
+            multiplicity=of(self.multiplicity),
+            observed=None if self.observed is None else np.flatnonzero(draws),
+        )
+
     def parts(self) -> Iterator[tuple[slice, Array]]:
         """Yield the slices with the rows that they hold."""
         start = 0

@@ -8,6 +8,9 @@ from softmix_dist.blocks import Block
 from softmix_dist.model import Mixture
 from softmix_dist.sums import InformationSums
 
+# Rows times coefficients of a buffer that stays near the second-level cache.
+_BUFFER = 200_000
+
 
 def information(block: Block, mixture: Mixture) -> InformationSums:
     """Sum up one block for the observed information of a mixture, in float64.
@@ -21,30 +24,32 @@ def information(block: Block, mixture: Mixture) -> InformationSums:
     Returns
     -------
     InformationSums
-        K weighted Grams over candidates, K (K + 1) / 2 over draws.
+        K weighted Grams over candidates, one Gram of responsibilities times features.
     """
     coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
     columns, n_components = coefficients.shape
-    candidates = np.zeros((n_components, columns, columns))
-    draws = np.zeros((n_components, n_components, columns, columns))
+    size = n_components * columns
+    step = max(64, _BUFFER // size)
+    candidates = np.zeros((size, columns))
+    pairs = np.zeros((size, size))
     for part, stored in block.parts():
-        x = np.ascontiguousarray(stored, dtype=np.float64)
-        logits = x @ coefficients
-        if block.log_base is not None:
-            logits += block.log_base[part, None]
-        times = 1.0 if block.multiplicity is None else block.multiplicity[part, None]
-        # 1. Over candidates: u_j exp(b_k + x_j.theta_k).
-        e = np.exp(logits) * times
-        for k in range(n_components):
-            candidates[k] += np.dot(x.T, x * e[:, k, None])
-        # 2. Over draws: n_j (r_jk [k = l] - r_jk r_jl), at the rows that have any.
-        n = (block.draws[part, None] * times)[:, 0]
-        seen = n > 0
-        x_n, n_n, logits_n = x[seen], n[seen], logits[seen]
-        resp = np.exp(logits_n - logits_n.max(axis=1, keepdims=True))
-        resp /= resp.sum(axis=1, keepdims=True)
-        for k in range(n_components):
-            for m in range(k, n_components):
-                w = n_n * resp[:, k] * ((k == m) - resp[:, m])
-                draws[k, m] += np.dot(x_n.T, x_n * w[:, None])
-    return InformationSums(candidates, draws)
+        for first in range(0, len(stored), step):
+            x = np.ascontiguousarray(stored[first : first + step], dtype=np.float64)
+            rows = slice(part.start + first, part.start + first + len(x))
+            logits = x @ coefficients
+            if block.log_base is not None:
+                logits += block.log_base[rows, None]
+            times = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[rows]
+            # 1. Over candidates: u_j exp(b_k + x_j.theta_k).
+            e = np.exp(logits) * times[:, None]
+            spread = (e[:, :, None] * x[:, None, :]).reshape(len(x), size)
+            candidates += np.dot(spread.T, x)
+            # 2. Over draws, at the rows that have any: n_j r_jk r_jm.
+            n = block.draws[rows] * times
+            seen = np.flatnonzero(n > 0)
+            logits = logits[seen]
+            resp = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+            resp *= np.sqrt(n[seen])[:, None] / resp.sum(axis=1, keepdims=True)
+            outer = (resp[:, :, None] * x[seen, None, :]).reshape(len(seen), size)
+            pairs += np.dot(outer.T, outer)
+    return InformationSums(candidates.reshape(n_components, columns, columns), pairs)

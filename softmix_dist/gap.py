@@ -14,8 +14,8 @@ from softmix_dist.lindsay import GradientSums, gradient_function
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.solve.climb import best_of, climb
 from softmix_dist.solve.point import Point, evaluate
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert
 from softmix_dist.solve.sample import Sample
-from softmix_dist.solve.search import Proposals, highest_atoms, insert
 from softmix_dist.sums import ScoreSums
 
 # More atoms and longer ascents than the search takes: here the supremum itself is wanted.

@@ -32,7 +32,7 @@ class Settings:
     def check(self) -> None:
         """Raise `InputError` unless every setting is in its range."""
         choices = {
-            "solver": ("auto", "em", "em-first-order"),
+            "solver": ("auto", "newton", "em", "em-first-order"),
             "precision": ("auto", "single", "double"),
         }
         problems = [

@@ -98,15 +98,16 @@ class InformationSums:
     ----------
     candidates : (K, L + 1, L + 1) array
         sum_j u_j exp(b_k + x_j.theta_k) (1, x_j)(1, x_j)^T.
-    draws : (K, K, L + 1, L + 1) array
-        sum_j n_j (r_jk [k = m] - r_jk r_jm) (1, x_j)(1, x_j)^T, for k <= m.
+    pairs : (K (L + 1), K (L + 1)) array
+        sum_j n_j (r_j (x) (1, x_j)) (r_j (x) (1, x_j))^T. The Gram of one component's
+        responsibilities, sum_j n_j r_jk (1, x_j)(1, x_j)^T, is a row of its blocks added up.
     """
 
     candidates: Array
-    draws: Array
+    pairs: Array
 
     def __add__(self, other: InformationSums) -> InformationSums:
-        return InformationSums(self.candidates + other.candidates, self.draws + other.draws)
+        return InformationSums(self.candidates + other.candidates, self.pairs + other.pairs)
 
 
 class Node(NamedTuple):

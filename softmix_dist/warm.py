@@ -24,10 +24,11 @@ from softmix_dist.results import Settings
 from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
+from softmix_dist.solve.finish import finish
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.search import complete, refine, search
-from softmix_dist.solve.starts import mixture_at
+from softmix_dist.solve.starts import mixture_at, random_starts
 from softmix_dist.sums import DesignSums
 
 # Directions along which the moment estimator is tried, the leading one first.
@@ -40,6 +41,8 @@ _FIRST, _SHORT, _POLISH = 8, 60, 200
 # Estimates of one method that go on after the first steps.
 _FINALISTS = 2
 _POLISHED = 1e-9
+# Newton's steps of the polish, and rows times squared coefficients times steps at most.
+_NEWTON, _FINISHED = 100, 5e10
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 4
 # Standard deviations of a difference on the sketch within which it decides nothing.
@@ -180,17 +183,28 @@ class Warmer:
         self.sampling = sampling(settings, design, coordinates, seed)
         self.rng = np.random.default_rng((seed, 1))
 
-    def run(self) -> WarmStarts:
-        """Pass over the data, then compute the starts by the method asked for."""
+    def run(self, given: Start | None = None) -> WarmStarts:
+        """Pass over the data, then compute the starts by the method asked for.
+
+        A start that was given goes on as it is: only the sketch is drawn for it.
+        """
+        if given is not None:
+            _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
+            self.sampling = replace(self.sampling, n_rows=n_rows)
         # 1. The sketch, and second moments of the draws, in one pass.
         rows, second = self.engine.reduce(
             partial(_first_look, sampling=self.sampling, coordinates=self.coordinates)
         )
         sample = sample_of(rows, self.settings, self.design, self.coordinates)
         n_passes = 1
+        powers = second.powers / second.mass
+        kurtosis = powers[2] / powers[0] ** 2
+        if given is not None:
+            return WarmStarts([given], sample, n_passes, kurtosis)
         # 2. Moments along directions chosen from them: exact ones by a pass of their own,
         #    for "auto" those of the sketch.
-        method = self.settings.init
+        # One component has one maximum.
+        method = "random" if self.settings.n_components == 1 else self.settings.init
         values, subspace = moments.leading_subspace(
             second.first, second.second, second.n_draws, self.settings.n_components
         )
@@ -226,8 +240,7 @@ class Warmer:
         found.sort(key=lambda start: (not start.chosen, -start.objective))
         for start in found:
             start.agrees = found[0].objective - start.objective < _SAME
-        powers = second.powers / second.mass
-        return WarmStarts(found, sample, n_passes, powers[2] / powers[0] ** 2)
+        return WarmStarts(found, sample, n_passes, kurtosis)
 
     def _estimates(
         self, method: str, sample: Sample, second: Any, subspace: Array, values: Array,
@@ -258,6 +271,13 @@ class Warmer:
             found = self._best("subspace", sample, estimates)
             known.append(found[1])
             yield found
+        if method == "random":
+            equal = np.full(K, 1 / K)
+            centre = second.first / second.n_draws
+            atoms = random_starts(1 if K == 1 else self.settings.n_init, K, centre, radius, rng)
+            mixtures = [mixture_at(equal, start, sample.coordinates) for start in atoms]
+            for point in climb(sample, mixtures, _SHORT):
+                yield "random", point, ()
         if method in ("search", "auto"):
             for point in search(sample, K, rng, self.settings.n_init, known)[:_MOST_KEPT]:
                 yield "search", point, ()
@@ -305,7 +325,7 @@ class Warmer:
             self._start(start.method, point, start.notes, start.passes + 1, start.seconds)
             for start, point in zip(found, points, strict=True)
         ]
-        if self.settings.init in ("auto", "search"):
+        if self.settings.init in ("auto", "search") and self.settings.n_components > 1:
             began = time.perf_counter()
             best = refine(sample, points, self.rng)
             if best.objective > max(point.objective for point in points):
@@ -317,6 +337,10 @@ class Warmer:
         shift = self.coordinates.log_candidates
         mixture = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
         (point,) = climb(sample, [mixture], _POLISH, _POLISHED, dtype=np.float64)
+        size = mixture.atoms.size + mixture.n_components
+        steps = min(_NEWTON, int(_FINISHED // (len(sample.z) * size**2)))
+        if steps:
+            point = finish(sample, point.mixture, steps, 1e-4 * _POLISHED)
         return self._start(start.method, point, start.notes, start.passes, start.seconds)
 
     def _start(

@@ -100,7 +100,7 @@ def test_a_hardly_separated_mixture_is_not_called_converged_early():
 @pytest.mark.parametrize("max_passes", [1, 3, 6])
 def test_running_out_of_passes_is_not_convergence(medium, max_passes):
     with pytest.warns(ConvergenceWarning, match=f"max_passes={max_passes} ran out"):
-        result = fitted(medium, 3, init="random", max_passes=max_passes)
+        result = fitted(medium, 3, init="random", solver="em", max_passes=max_passes)
     assert not result.converged
     assert result.distance > 0.01
     assert any("not converged" in text for text in result.warnings)
@@ -150,7 +150,7 @@ def test_the_objective_never_falls_along_a_history(medium, solver, precision):
 def test_half_of_the_starts_go_on_after_ten_passes():
     problem = simulate(3000, 4, 4, 300_000, seed=9)
     with pytest.warns(ConvergenceWarning):
-        result = fitted(problem, 4, init="random", n_init=16, max_passes=15, tol=1e-6)
+        result = fitted(problem, 4, init="random", n_init=16, solver="em", max_passes=15, tol=1e-6)
     behind = [row["stopped"] == "behind" for row in result.starts]
     assert behind.count(True) == 8
     worst = min(row["objective"] for row, out in zip(result.starts, behind, strict=True) if not out)

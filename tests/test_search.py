@@ -9,16 +9,9 @@ from problems import simulate
 
 from softmix_dist.model import Mixture
 from softmix_dist.solve.climb import best_of, climb
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert, within
 from softmix_dist.solve.sample import Sample
-from softmix_dist.solve.search import (
-    Proposals,
-    _removal_costs,
-    _without,
-    highest_atoms,
-    insert,
-    search,
-    within,
-)
+from softmix_dist.solve.search import _removal_costs, _without, search
 from softmix_dist.solve.starts import mixture_at
 
 DOUBLE = np.dtype(np.float64)

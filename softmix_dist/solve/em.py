@@ -20,19 +20,21 @@ Numerical Optimization (2006), algorithm 7.4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from softmix_dist.model import Array, Mixture
+from softmix_dist.solve.information import Curvature
 from softmix_dist.solve.point import Point
 
 # A normaliser predicted further off than this, in nats, means that the step was too long.
 MAX_SURPRISE = 0.5
 _DEPTH = 20
 _SMALLEST_RADIUS = 1e-12
-# A longer step would leave the region where the quadratic model means something.
-_LONGEST_NEWTON = 1.0
+# A longer first step would leave the region where the quadratic model means something.
+_LONGEST_NEWTON = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class EMState:
         Estimate of what is left to gain, nats per draw.
     by_slope : float
         The same, from the slope along the proposal alone.
+    curvature : Curvature or None
+        Metric of the steps; None means EM's own, which is diagonal.
     stuck : bool
         No step, however small, raised the objective.
     """
@@ -89,6 +93,7 @@ class EMState:
     gains: tuple[float, ...]
     remaining: float
     by_slope: float
+    curvature: Curvature | None
     stuck: bool = False
 
 
@@ -126,30 +131,37 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
         # What is lost in rounding counts as nothing.
         gains = (*state.gains[-2:], gain if gain > rounding else 0.0)
         radius = max(state.radius, 2 * state.length)
-        return _propose(evaluated, settings, radius, state.history, gains)
+        return _propose(evaluated, settings, radius, state.history, gains, state.curvature)
     # The rejected point still tells how the gradient bends.
     history = state.history[:-1]
     if np.isfinite(evaluated.log_likelihood) and (evaluated.resp > 0).all():
         x, _, slope = _position(evaluated, settings)
         history = (*history, (x, slope))
     radius = state.length / 2
-    retry = _propose(state.point, settings, radius, history, state.gains)
+    retry = _propose(state.point, settings, radius, history, state.gains, state.curvature)
     if radius < _SMALLEST_RADIUS:
         # Every gain is lost in rounding: the slope has to tell how far the maximum is.
         return replace(retry, stuck=True, remaining=retry.by_slope)
     return retry
 
 
-def follow(state: EMState, mixture: Mixture, predicted: Array) -> EMState:
-    """Propose Newton's step instead, where the information is known."""
-    moved = mixture.atoms - state.point.mixture.atoms
-    log_weights = mixture.offsets + predicted
-    log_weights = log_weights - np.logaddexp.reduce(log_weights)
-    shifted = log_weights - np.log(state.point.weights)
-    length = float(np.sqrt(state.point.weights @ (shifted**2 + np.sum(moved**2, axis=1))))
-    if not length < _LONGEST_NEWTON:
-        return state
-    return replace(state, proposal=mixture, predicted=predicted, kind="newton", length=length)
+def bent(state: EMState, curvature: Curvature, settings: EMSettings) -> EMState:
+    """Propose again from the same point, with the curvature there as the metric."""
+    radius = min(state.radius, _LONGEST_NEWTON)
+    return _propose(state.point, settings, radius, (), state.gains, curvature)
+
+
+def again(state: EMState, settings: EMSettings) -> EMState:
+    """Begin again at the same point: what was learnt before had less precision."""
+    return _propose(state.point, settings, state.radius, (), (), state.curvature)
+
+
+def moved(state: EMState) -> float:
+    """How far the point is from where its curvature was taken, in complete-data units."""
+    if state.curvature is None:
+        return np.inf
+    x = state.history[-1][0]
+    return float(np.linalg.norm(state.curvature.unit * (x - state.curvature.x)))
 
 
 def drop_components(state: EMState, keep: Array, settings: EMSettings) -> EMState:
@@ -167,7 +179,26 @@ def drop_components(state: EMState, keep: Array, settings: EMSettings) -> EMStat
         means=point.means[keep],
         entropies=point.entropies[keep],
     )
-    return _propose(kept, settings, np.inf, (), ())
+    return _propose(kept, settings, state.radius, (), ())
+
+
+def slope_at(point: Point) -> Array:
+    """Return the derivatives of the objective by (log weights, atoms), (K (L + 1),)."""
+    by_weights = point.resp - point.weights
+    by_atoms = point.resp_sums - point.resp[:, None] * point.means - point.l2 * point.mixture.atoms
+    return _pack(by_weights, by_atoms)
+
+
+def shifted(point: Point, step: Array) -> tuple[Mixture, Array]:
+    """Mixture a step in (log weights, atoms) away, and its normalisers to second order."""
+    n_components = point.mixture.n_components
+    delta = step[n_components:].reshape(point.mixture.atoms.shape)
+    log_weights = np.log(point.weights) + step[:n_components]
+    log_weights -= np.logaddexp.reduce(log_weights)
+    predicted = (
+        point.log_normalisers + np.sum(delta * point.means, axis=1) + 0.5 * np.sum(delta**2, axis=1)
+    )
+    return Mixture(log_weights - predicted, point.mixture.atoms + delta), predicted
 
 
 def _pack(log_weights: Array, atoms: Array) -> Array:
@@ -180,7 +211,8 @@ def _position(point: Point, settings: EMSettings) -> tuple[Array, Array, Array]:
     # Weights become mean responsibilities, atoms follow their gradient.
     # (a vanished component is dropped by the loop; here it only must not be NaN)
     step_weights = np.log(np.maximum(point.resp, 1e-300)) - np.log(point.weights)
-    ascent = point.resp_sums - point.resp[:, None] * point.means - point.l2 * atoms
+    slopes = slope_at(point)
+    ascent = slopes[len(point.weights) :].reshape(atoms.shape)
     if settings.first_order:
         step_atoms = settings.step * ascent
     else:
@@ -188,7 +220,7 @@ def _position(point: Point, settings: EMSettings) -> tuple[Array, Array, Array]:
     return (
         _pack(np.log(point.weights), atoms),
         _pack(step_weights, step_atoms),
-        _pack(point.resp - point.weights, ascent),
+        slopes,
     )
 
 
@@ -198,48 +230,55 @@ def _propose(
     radius: float,
     history: tuple[tuple[Array, Array], ...],
     gains: tuple[float, ...],
+    curvature: Curvature | None = None,
 ) -> EMState:
     n_components, n_features = point.mixture.atoms.shape
     metric = np.sqrt(np.concatenate([point.weights, np.repeat(point.weights, n_features)]))
     # 1. The EM step, and the accelerated one.
-    x, em_step, slope = _position(point, settings)
-    history = (*history[-_DEPTH:], (x, slope))
+    x, em_step, slopes = _position(point, settings)
+    history = (*history[-_DEPTH:], (x, slopes))
     step, kind = em_step, "em"
-    if len(history) > 1 and not settings.first_order:
+    by_slope = 0.5 * float(slopes @ em_step)
+    if curvature is not None:
+        damping = curvature.damping(slopes, radius)
+        step = _quasi_newton(history, lambda slope: curvature.solve(slope, damping))
+        kind = "newton"
+    elif len(history) > 1 and not settings.first_order:
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
-        step, kind = _quasi_newton(history, mass), "quasi-newton"
-    by_slope = 0.5 * max(float(slope @ em_step), float(slope @ step))
+        step, kind = _quasi_newton(history, lambda slope: slope / mass), "quasi-newton"
+    by_slope = max(by_slope, 0.5 * float(slopes @ step))
+    remaining = _remaining(gains, by_slope)
+    if curvature is not None and curvature.curved:
+        remaining = max(curvature.gain(slopes), by_slope)
     # 2. Not longer than what is trusted.
     length = float(np.linalg.norm(metric * step))
     if length > radius:
         step, length = step * (radius / length), radius
-    # 3. The proposal, with the normalisers predicted to second order.
-    new = x + step
-    new_atoms = new[n_components:].reshape(n_components, n_features)
-    log_weights = new[:n_components] - np.logaddexp.reduce(new[:n_components])
-    delta = new_atoms - point.mixture.atoms
-    predicted = (
-        point.log_normalisers + np.sum(delta * point.means, axis=1) + 0.5 * np.sum(delta**2, axis=1)
-    )
+    proposal, predicted = shifted(point, step)
     return EMState(
         point=point,
-        proposal=Mixture(log_weights - predicted, new_atoms),
+        proposal=proposal,
         predicted=predicted,
         kind=kind,
         length=length,
         radius=radius,
         history=history,
         gains=gains,
-        remaining=_remaining(gains, by_slope),
+        remaining=remaining,
         by_slope=by_slope,
+        curvature=curvature,
     )
 
 
-def _quasi_newton(history: tuple[tuple[Array, Array], ...], mass: Array) -> Array:
+def _quasi_newton(
+    history: tuple[tuple[Array, Array], ...], first: Callable[[Array], Array]
+) -> Array:
     """Step from the last point: the slope times the inverse Hessian that the history tells.
 
-    Two-loop recursion from the diagonal metric ``mass``, which is that of EM.
+    Two-loop recursion from the inverse Hessian ``first``: EM's metric, or the curvature.
     """
+    if len(history) == 1:
+        return first(history[0][1])
     xs, slopes = (np.array(column) for column in zip(*history, strict=True))
     dxs, bends = np.diff(xs, axis=0), -np.diff(slopes, axis=0)
     inner = np.einsum("ij,ij->i", dxs, bends)
@@ -250,7 +289,7 @@ def _quasi_newton(history: tuple[tuple[Array, Array], ...], mass: Array) -> Arra
     for dx, bend, scale in reversed(pairs):
         shares.append(scale * (dx @ step))
         step -= shares[-1] * bend
-    step /= mass
+    step = first(step)
     for (dx, bend, scale), share in zip(pairs, reversed(shares), strict=True):
         step += (share - scale * (bend @ step)) * dx
     return step

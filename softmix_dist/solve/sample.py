@@ -6,7 +6,7 @@ Everything that searches works here; the cluster only ever evaluates exact sums.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from softmix_dist.kernels import layout, score, slice_rows
 from softmix_dist.model import Coordinates, Frame, Mixture
 from softmix_dist.solve.point import Point, evaluate
 
+# Smallest density, relative to the largest: nothing is divided by less.
+_THINNEST = np.float32(1e-30)
 # Rows of a slice of (rows x candidate atoms), which then stays in cache.
 _TILT_ROWS = 2048
 
@@ -25,6 +27,38 @@ class _Standard(Coordinates):
 
     def standardise(self, sums: Array) -> Array:
         return sums[:, 1:]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What each of M candidates for one more component would be, see `Sample.joined`.
+
+    Attributes
+    ----------
+    mass : (M,) array
+        Its weight, relative to 1 of the others.
+    means : (M, L) array
+        Mean of z under its softmax.
+    resp : (M,) array
+        Its mean responsibility over draws.
+    resp_means : (M, L) array
+        Mean of z over draws, by responsibility.
+    gains : (M,) array
+        Of the log-likelihood, nats per draw.
+    """
+
+    mass: Array
+    means: Array
+    resp: Array
+    resp_means: Array
+    gains: Array
+
+    def where(self, chosen: Array, other: Joined) -> Joined:
+        """Take the chosen candidates from another."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Joined(
+            *(np.where(chosen[:, None] if a.ndim == 2 else chosen, b, a) for a, b in pairs)
+        )
 
 
 @dataclass(frozen=True)
@@ -131,10 +165,14 @@ class Sample:
     def density(self, mixture: Mixture) -> Array:
         """Density of a mixture relative to the base measure, (m,) float32, up to a constant."""
         coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(np.float32)
-        density = np.empty(len(self.z), np.float32)
+        logs = np.empty(len(self.z), np.float32)
         for part in self._parts():
-            density[part] = np.exp(self.z[part] @ coefficients).sum(axis=1)
-        return density / float(density @ self.base)
+            logits = self.z[part] @ coefficients
+            top = logits.max(axis=1)
+            logits -= top[:, None]
+            logs[part] = top + np.log(np.exp(logits, out=logits).sum(axis=1))
+        density = np.maximum(np.exp(logs - logs.max()), _THINNEST)
+        return np.asarray(density / float(density @ self.base))
 
     def tilts(
         self, atoms: Array, density: Array, n_rows: int | None = None
@@ -157,23 +195,78 @@ class Sample:
             Mean of z under the softmax, and under the softmax reweighted by q / pi; their
             difference is the gradient of log D.
         """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            excess = np.where(self.share > 0, self.share / density, np.float32(0))
+        excess = self.share / density
         theta = np.column_stack([np.zeros(len(atoms)), atoms]).T.astype(np.float32)
         plain = np.zeros((len(atoms), self.z.shape[1]))
         raised = np.zeros_like(plain)
         # exp(z.theta - |theta|^2 / 2) is near 1 in the mean for Gaussian features.
         theta[0] = -0.5 * np.sum(atoms**2, axis=1)
         stride = max(1, len(self.z) // (n_rows or len(self.z)))
-        for part in self._parts(stride):
-            z = np.ascontiguousarray(self.z[part])
-            e = z @ theta
-            np.exp(e, out=e)
-            plain += np.dot((e * self.base[part, None]).T, z)
-            e *= excess[part, None]
-            raised += np.dot(e.T, z)
-        d = raised[:, 0] / plain[:, 0]
-        return d, plain[:, 1:] / plain[:, :1], raised[:, 1:] / raised[:, :1]
+        # An atom whose sums overflow is none to go on from: its D is 0, its means are too.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for part in self._parts(stride):
+                z = np.ascontiguousarray(self.z[part])
+                e = z @ theta
+                np.exp(e, out=e)
+                plain += np.dot((e * self.base[part, None]).T, z)
+                e *= excess[part, None]
+                raised += np.dot(e.T, z)
+            d = raised[:, 0] / plain[:, 0]
+            means = [sums[:, 1:] / sums[:, :1] for sums in (plain, raised)]
+        return np.nan_to_num(d, posinf=0.0), *(np.nan_to_num(m, posinf=0.0) for m in means)
+
+    def highest(self, atoms: Array, n_rows: int) -> Array:
+        """Largest logit z.theta of each atom, over about so many rows, (M,)."""
+        theta = atoms.T.astype(np.float32)
+        stride = max(1, len(self.z) // n_rows)
+        parts = [(self.z[part, 1:] @ theta).max(axis=0) for part in self._parts(stride)]
+        return np.max(parts, axis=0).astype(np.float64)
+
+    def joined(self, atoms: Array, offsets: Array, density: Array, n_rows: int) -> Joined:
+        """Join one component to a mixture: the sums of its EM, for many candidates at once.
+
+        Parameters
+        ----------
+        atoms : (M, L) array
+        offsets : (M,) array
+            Candidate m adds exp(offset_m + z.theta_m) to the density.
+        density : (m,) array
+            Of the mixture, which stays as it is.
+        n_rows : int
+            About so many rows are enough.
+        """
+        coefficients = np.column_stack([offsets, atoms]).T.astype(np.float32)
+        plain = np.zeros((len(atoms), self.z.shape[1]))
+        resp = np.zeros_like(plain)
+        gains = np.zeros(len(atoms))
+        base, share = 0.0, 0.0
+        stride = max(1, len(self.z) // n_rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in self._parts(stride):
+                z = np.ascontiguousarray(self.z[part])
+                e = z @ coefficients
+                np.exp(e, out=e)
+                u, q = self.base[part], self.share[part]
+                plain += np.dot((e * u[:, None]).T, z)
+                seen = np.flatnonzero(q)
+                q = q[seen]
+                ratio = e[seen] / density[part][seen, None]
+                ratio += 1
+                gains += q @ np.log(ratio)
+                np.divide(-q[:, None], ratio, out=ratio)
+                ratio += q[:, None]
+                resp += np.dot(ratio.T, z[seen])
+                base, share = base + float(u.sum()), share + float(q.sum())
+            mass = plain[:, 0] / base
+            gains = gains / share - np.log1p(mass)
+        tiny = np.finfo(np.float64).tiny
+        return Joined(
+            mass,
+            plain[:, 1:] / np.maximum(plain[:, :1], tiny),
+            resp[:, 0] / share,
+            resp[:, 1:] / np.maximum(resp[:, :1], tiny),
+            np.where(np.isfinite(gains), gains, -np.inf),
+        )
 
     def noise(self, a: Mixture, b: Mixture) -> float:
         """Return the standard deviation, by the sampling, of a difference of log-likelihoods.

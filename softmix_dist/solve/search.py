@@ -1,79 +1,41 @@
 """Global search for the maximum of the likelihood on the sketch.
 
-Components are inserted one by one where Lindsay's gradient function is largest, then
+Components are inserted one by one where one more gains most, then
 swapped: new atoms in, those that cost least out, for as long as the likelihood rises. One
 search can miss; several independent ones are combined, which reaches optima that none of
 them saw (measured on 14 problems on which one search fails more often than not: 38 % of
 single searches succeeded, 68 % of four combined ones).
 
-Sources: Lindsay, Ann. Statist. 11 (1983), 86-94, for the gradient function; the rest is
-this project's own.
+Source: this project's own; `proposals` says where new components come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from softmix_dist.model import Array, Mixture
 from softmix_dist.solve.climb import best_of, climb
 from softmix_dist.solve.point import Point
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert
 from softmix_dist.solve.sample import Sample
 
 # Steps of EM after an insertion, before components are dropped, and after the last drop.
 _GROWN, _MORE, _FEWER = 15, 20, 60
-# Atoms closer than this, in standard coordinates, are the same.
-_SAME_ATOM = 0.3
 # Of two solutions: atoms closer than this are not tried again.
 _SHARED_ATOM = 0.15
 # A swap has gained when the objective rose by this, nats per draw; searches that differ
 # by less agree.
 _GAIN = 1e-6
-# A gain below this, nats per draw, may be single precision's rounding.
-_NOTHING = 1e-7
 # With fewer draws than this a component is not there.
 _FEWEST_DRAWS = 1.0
 # Components whose removal is tried by EM, the cheapest first.
 _DROPS = 3
-# Rows that the mean shift looks at: it only proposes.
-_ASCENT_ROWS = 6000
 # Rounds in a row that may gain nothing, with one new atom and with several.
 _PATIENCE = 2
-_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 0.9
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """How atoms are proposed.
-
-    Attributes
-    ----------
-    rows : int
-        Atoms that begin at rows with more draws than expected.
-    around : int
-        Atoms that begin near those that are there.
-    cap : float
-        Longest atom at a row, in radii: a plain row condenses in high dimension.
-    ascents : int
-        Steps of mean shift.
-    keep : int
-        Distinct atoms that are returned.
-    """
-
-    rows: int = 24
-    around: int = 0
-    cap: float = 0.5
-    ascents: int = 6
-    keep: int = 3
-
-
 # Independent searches propose in different ways.
 _STYLES = (Proposals(), Proposals(rows=12, around=12), Proposals(cap=1.0))
-
-# An atom with its weight.
-_New = tuple[float, Array]
 
 
 def search(
@@ -196,86 +158,6 @@ def complete(
     return climb(sample, [point.mixture], _FEWER)[0]
 
 
-def highest_atoms(
-    sample: Sample,
-    point: Point,
-    rng: np.random.Generator,
-    style: Proposals,
-    least: float = _NOTHING,
-) -> list[_New]:
-    """Atoms where Lindsay's gradient function has high maxima, each with its best weight.
-
-    Parameters
-    ----------
-    sample : Sample
-    point : Point
-        The current mixture.
-    rng : Generator
-    style : Proposals
-    least : float
-        Atoms that gain no more than this are left out, nats per draw.
-
-    Returns
-    -------
-    list of (weight, (L,) array)
-        Within the radius, those that alone would gain most first; empty where nothing gains.
-    """
-    radius = sample.coordinates.radius
-    density = sample.density(point.mixture)
-    excess = np.maximum(sample.share - sample.base * density, 0).astype(np.float64)
-    if not excess.any():
-        return []
-    # 1. Begin at rows with more draws than expected, and near the atoms that are there.
-    rows = rng.choice(len(excess), size=style.rows, p=excess / excess.sum())
-    atoms = sample.z[rows, 1:] * rng.uniform(0.3, 1.0, (len(rows), 1))
-    atoms = within(atoms, style.cap * radius)
-    if style.around:
-        near = point.mixture.atoms[rng.integers(point.mixture.n_components, size=style.around)]
-        push = rng.standard_normal(near.shape)
-        push *= rng.uniform(0.3, 1.5, (len(push), 1)) / np.linalg.norm(push, axis=1, keepdims=True)
-        atoms = np.concatenate([atoms, within(near + push, radius)])
-    # 2. Mean shift: for Gaussian features the difference of the means is Newton's step.
-    for _ in range(style.ascents):
-        _, mean, tilted = sample.tilts(atoms, density, _ASCENT_ROWS)
-        atoms = within(atoms + within(tilted - mean, 1.0), radius)
-    height, _, _ = sample.tilts(atoms, density)
-    # 3. The highest that are distinct, by what each gains at its best weight.
-    chosen: list[Array] = []
-    for i in np.argsort(-height):
-        if not height[i] > 1 or len(chosen) == style.keep:
-            break
-        if all(np.linalg.norm(atoms[i] - other) > _SAME_ATOM for other in chosen):
-            chosen.append(atoms[i])
-    found = [(*_best_weight(sample, density, atom), atom) for atom in chosen]
-    found = [new for new in found if new[1] > least]
-    return [(weight, atom) for weight, _, atom in sorted(found, key=lambda new: -new[1])]
-
-
-def insert(sample: Sample, point: Point, news: Sequence[_New]) -> Mixture:
-    """Mixture with further components, at weights that leave the others at least 0.3."""
-    atoms = np.array([atom for _, atom in news])
-    weights = np.array([weight for weight, _ in news])
-    weights /= max(1.0, weights.sum() / 0.7)
-    tried = Mixture(-0.5 * np.sum(atoms**2, axis=1), atoms)
-    log_normalisers = sample.points([tried])[0].log_normalisers
-    total = np.logaddexp.reduce(point.mixture.offsets + point.log_normalisers)
-    return Mixture(
-        np.concatenate(
-            [
-                point.mixture.offsets - total + np.log1p(-weights.sum()),
-                np.log(weights) - log_normalisers,
-            ]
-        ),
-        np.concatenate([point.mixture.atoms, atoms]),
-    )
-
-
-def within(atoms: Array, radius: float) -> Array:
-    """Atoms (M, L) with their norms cut to a radius."""
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return np.asarray(atoms * np.minimum(1, radius / np.maximum(norms, 1e-300)))
-
-
 def _one_search(
     sample: Sample, n_components: int, rng: np.random.Generator, style: Proposals
 ) -> Point:
@@ -357,25 +239,3 @@ def _removal_costs(sample: Sample, point: Point) -> Array:
     left = np.log(np.maximum(1 - resp, 1e-7))
     weights = np.minimum(point.weights, 1 - 1e-7)
     return np.asarray(np.log1p(-weights) - sample.share[seen].astype(np.float64) @ left)
-
-
-def _best_weight(sample: Sample, density: Array, atom: Array) -> tuple[float, float]:
-    """Weight of a new component that gains most, and the gain; it is concave in the weight."""
-    seen = sample.share > 0
-    q = sample.share[seen].astype(np.float64)
-    ratio = sample.component(atom)[seen].astype(np.float64) / density[seen] - 1
-    weight = 0.05
-    for _ in range(20):
-        term = ratio / (1 + weight * ratio)
-        bend = float(q @ term**2)
-        if bend == 0:
-            # The atom has the density of the mixture wherever draws fell.
-            break
-        new = weight + float(q @ term) / bend
-        new = float(np.clip(new, weight / 4, (1 + weight) / 2))
-        done = abs(new - weight) < 1e-2 * weight
-        weight = new
-        if done:
-            break
-    weight = float(np.clip(weight, _SMALLEST_WEIGHT, _LARGEST_WEIGHT))
-    return weight, float(q @ np.log1p(weight * ratio))

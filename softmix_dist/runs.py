@@ -1,0 +1,321 @@
+"""Starts on their way: each step of each, its precision, and the claim that it converged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block
+from softmix_dist.curvature import information
+from softmix_dist.engine import Engine
+from softmix_dist.kernels import score
+from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.results import Settings
+from softmix_dist.solve import em
+from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
+from softmix_dist.solve.point import Point, evaluate
+from softmix_dist.solve.sample import Sample
+from softmix_dist.sums import DesignSums, ScoreSums
+from softmix_dist.warm import Start
+
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+# Up to this many coefficients the information is computed on all data where the sketch's is
+# too poor to go on, or to claim convergence; its pass costs one large Gram.
+_LARGEST_INFORMATION = 600
+# Up to this many a matrix is formed on the driver at all.
+_LARGEST_MATRIX = 2000
+# Curvature taken nearer than this, in complete-data units, is that of the point.
+_NEAR = 0.05
+# The sketch's curvature is good enough while what is left to gain shrinks by this in as many
+# passes.
+_SHRINKS, _WITHIN = 0.1, 5
+# A component far outside the radius whose information is as small as this has no maximum.
+_SEPARATED = 1e-4
+_STUCK = "no step raised the likelihood"
+# A start whose objective was never finite is moved at most this often.
+_RESCUES = 8
+
+
+@dataclass
+class Run:
+    """One start on its way."""
+
+    start: Start
+    number: int
+    proposal: Mixture
+    predicted: Array
+    dtype: np.dtype[Any]
+    state: em.EMState | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    rounding: float = 0.0
+    rescues: int = 0
+    # Settled by the estimate at hand; converged when what it rests on was verified as well.
+    settled: bool = False
+    converged: bool = False
+    verified: bool = False
+    refuted: Point | None = None
+    dropped: int = 0
+    stopped: str | None = None
+    # What was left to gain at each accepted point since the curvature was last renewed.
+    left: list[float] = field(default_factory=list)
+
+    @property
+    def objective(self) -> float:
+        """Of the last accepted point, nats per draw."""
+        return self.state.point.objective if self.state else -np.inf
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still moves."""
+        return self.stopped is None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it claims to have converged, and nobody looked."""
+        return self.alive and self.settled and not self.converged
+
+
+_Group = tuple[tuple[Mixture, ...], np.dtype[Any]]
+
+
+def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSums, ...], ...]:
+    block.check()
+    return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
+
+
+def _information(block: Block, mixture: Mixture) -> Any:
+    block.check()
+    return information(block, mixture)
+
+
+class Stepper:
+    """Moves runs, a pass at a time.
+
+    Attributes
+    ----------
+    n_passes : int
+        Passes over the data so far.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        design: DesignSums,
+        coordinates: Coordinates,
+        sample: Sample | None,
+        feature_names: Sequence[str],
+        began: float,
+    ):
+        self.engine = engine
+        self.settings = settings
+        self.design = design
+        self.coordinates = coordinates
+        self.sample = sample
+        self.feature_names = feature_names
+        self.began = began
+        self.n_passes = 0
+        self.em = em.EMSettings(first_order=settings.solver == "em-first-order")
+
+    def step(self, runs: Sequence[Run]) -> None:
+        """Move each by one step: one pass over the data for all of them."""
+        for run, point in zip(runs, self._evaluate(runs), strict=True):
+            self._advance(run, point)
+
+    def distance(self, remaining: float) -> float:
+        """Distance to the maximum in standard errors, from what is left to gain."""
+        return float(np.sqrt(2 * self.design.n_draws * max(remaining, 0.0)))
+
+    def verify(self, run: Run) -> None:
+        """Claim convergence, or go on, by curvature that is known well enough."""
+        assert run.state is not None
+        state, point = run.state, run.state.point
+        # 1. By the sketch, where its errors leave no doubt.
+        if state.curvature is not None and not state.stuck:
+            most = state.curvature.most(em.slope_at(point))
+            if self.distance(most) < self.settings.tol:
+                run.converged = run.verified = True
+                return
+        # 2. By one pass more, and its row.
+        if point.mixture.atoms.size + len(point.weights) > _LARGEST_INFORMATION:
+            run.converged = self.distance(state.remaining) < self.settings.tol
+            run.stopped = None if run.converged or not state.stuck else _STUCK
+            return
+        exact = self._exact_curvature(run)
+        slope = em.slope_at(point)
+        gain = exact.gain(slope)
+        run.state = replace(run.state, remaining=gain)
+        self._record(run, "information", True, run.rounding)
+        if self._separated(run, point, exact):
+            return
+        run.converged = run.verified = self.distance(gain) < self.settings.tol
+        if run.converged:
+            return
+        run.settled, run.refuted = False, point
+        if self.settings.solver == "em-first-order":
+            run.state = replace(run.state, remaining=np.inf)
+            return
+        if state.stuck and not exact.curved and run.dtype == DOUBLE:
+            run.stopped = "the likelihood is flat or has a saddle there"
+            return
+        if state.stuck and state.curvature is not None and not state.curvature.noise.any():
+            run.stopped = _STUCK
+            return
+        run.state = em.bent(replace(run.state, radius=np.inf), exact, self.em)
+        run.proposal, run.predicted = run.state.proposal, run.state.predicted
+        run.left = []
+
+    def _evaluate(self, runs: Sequence[Run]) -> list[Point]:
+        """One pass over the data for the proposals of all runs."""
+        dtypes = sorted({run.dtype for run in runs}, key=lambda dtype: dtype.itemsize)
+        members = [[run for run in runs if run.dtype == dtype] for dtype in dtypes]
+        groups = [
+            (tuple(self.coordinates.to_frame(run.proposal) for run in group), dtype)
+            for group, dtype in zip(members, dtypes, strict=True)
+        ]
+        sums = self.engine.reduce(partial(_score_groups, groups=groups))
+        self.n_passes += 1
+        points = {
+            run.number: evaluate(
+                run.proposal, s, self.coordinates, self.design.n_draws, self.settings.l2
+            )
+            for group, group_sums in zip(members, sums, strict=True)
+            for run, s in zip(group, group_sums, strict=True)
+        }
+        return [points[run.number] for run in runs]
+
+    def _advance(self, run: Run, point: Point) -> None:
+        rounding = _rounding(point, run.dtype)
+        if run.state is None:
+            if not self._begin(run, point):
+                return
+        else:
+            kind = run.state.kind
+            # The likelihood of the last point may still be one of single precision.
+            tolerance = max(rounding, run.rounding)
+            run.state = em.advance(run.state, point, self.em, tolerance)
+            accepted = run.state.point is point
+            if accepted and run.rounding > 2 * rounding:
+                run.state = replace(run.state, gains=())
+            self._record(run, kind, accepted, tolerance)
+            run.rounding = rounding if accepted else run.rounding
+        assert run.state is not None
+        vanished = run.state.point.resp * self.design.n_draws < 1e-6
+        if vanished.any():
+            run.dropped += int(vanished.sum())
+            run.state = em.drop_components(run.state, ~vanished, self.em)
+        self._renew(run)
+        run.proposal, run.predicted = run.state.proposal, run.state.predicted
+        left = run.state.remaining
+        if run.dtype == SINGLE and (left < 10 * rounding or run.state.stuck):
+            if self.settings.precision == "single":
+                run.stopped = "reached the noise of single precision"
+                return
+            # From here on float64: what is left to gain is less than float32 can tell.
+            run.dtype = DOUBLE
+            run.state = em.again(run.state, self.em)
+            run.proposal, run.predicted = run.state.proposal, run.state.predicted
+        elif run.dtype == DOUBLE and (self.distance(left) < self.settings.tol or run.state.stuck):
+            # What was refuted at a point is not claimed there again.
+            run.settled = run.state.stuck or run.state.point is not run.refuted
+
+    def _renew(self, run: Run) -> None:
+        """Take the curvature at the accepted point, where that helps."""
+        assert run.state is not None
+        state = run.state
+        if self.settings.solver not in ("auto", "newton") or self.sample is None:
+            return
+        size = state.point.mixture.atoms.size + len(state.point.weights)
+        if size > _LARGEST_MATRIX:
+            return
+        run.left.append(state.remaining)
+        slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
+        if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
+            exact = self._exact_curvature(run)
+            run.state = em.bent(state, exact, self.em)
+            self._record(run, "information", True, run.rounding)
+            run.left = []
+        elif em.moved(state) > _NEAR and (
+            state.curvature is None or state.curvature.noise.any() or self._all_sampled
+        ):
+            run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
+
+    @property
+    def _all_sampled(self) -> bool:
+        return self.sample is not None and bool((self.sample.chance == 1).all())
+
+    def _exact_curvature(self, run: Run) -> Curvature:
+        """Curvature at the accepted point, by one pass over the data."""
+        assert run.state is not None
+        point = run.state.point
+        if self.sample is not None and self._all_sampled:
+            return sketched_curvature(point, self.sample)
+        mixture = self.coordinates.to_frame(point.mixture)
+        sums = self.engine.reduce(partial(_information, mixture=mixture))
+        self.n_passes += 1
+        return Curvature.of(observed_information(point, sums, self.coordinates), point)
+
+    def _separated(self, run: Run, point: Point, curvature: Curvature) -> bool:
+        """Stop a run whose maximum lies at infinity."""
+        norms = np.linalg.norm(point.mixture.atoms, axis=1)
+        far = norms > 2 * self.coordinates.radius
+        if self.settings.l2 > 0 or not far.any() or curvature.lowest >= _SEPARATED:
+            return False
+        k = int(np.argmax(norms))
+        feature = self.feature_names[int(np.argmax(np.abs(point.mixture.atoms[k])))]
+        run.stopped = (
+            f"the maximum lies at infinity (separation): the component of weight "
+            f"{point.weights[k]:.2g} runs off along feature {feature!r}; use l2 > 0"
+        )
+        return True
+
+    def _begin(self, run: Run, point: Point) -> bool:
+        """Accept a start when its normalisers were predicted well enough, else repeat it."""
+        off = em.surprise(point, run.predicted)
+        if off > em.MAX_SURPRISE and run.rescues < _RESCUES:
+            run.rescues += 1
+            # The next pass has the wanted weights exactly; where the sums overflowed or
+            # vanished, the offsets are moved until they do neither.
+            shift = np.where(np.isfinite(point.log_normalisers), 0.0, 600.0)
+            shift = np.where(point.log_normalisers == -np.inf, -600.0, shift)
+            exact = np.where(shift == 0, point.log_normalisers, run.predicted + shift)
+            run.proposal = Mixture(run.proposal.offsets + run.predicted - exact, run.proposal.atoms)
+            run.predicted = exact
+            return False
+        if not np.isfinite(point.log_likelihood):
+            run.stopped = "the likelihood is not finite"
+            return False
+        run.state = em.start(point, self.em)
+        run.rounding = _rounding(point, run.dtype)
+        self._record(run, "start", True, run.rounding)
+        return True
+
+    def _record(self, run: Run, kind: str, accepted: bool, rounding: float) -> None:
+        assert run.state is not None
+        point = run.state.point
+        slopes = np.concatenate([part.ravel() for part in point.gradient])
+        run.history.append(
+            {
+                "pass": self.n_passes,
+                "log_likelihood": point.log_likelihood,
+                "objective": point.objective,
+                "gradient": float(np.abs(slopes).max()),
+                "distance": self.distance(run.state.remaining),
+                "step": kind if accepted else f"{kind} rejected",
+                "precision": run.dtype.name,
+                "rounding": rounding,
+                "seconds": time.perf_counter() - self.began,
+            }
+        )
+
+
+def _rounding(point: Point, dtype: np.dtype[Any]) -> float:
+    """Bound on the rounding error of the objective between two passes, nats per draw."""
+    if not np.isfinite(point.log_likelihood):
+        return 0.0
+    return 8 * float(np.finfo(dtype).eps) * (1 + abs(point.log_likelihood))

@@ -1,0 +1,66 @@
+"""The finish on the driver: Newton's method on the sketch, within a trust radius."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softmix_dist.model import Mixture
+from softmix_dist.solve import em
+from softmix_dist.solve.information import sketched_curvature
+from softmix_dist.solve.point import Point
+from softmix_dist.solve.sample import Sample
+
+# In complete-data units: of the first step, and below which nothing more is tried.
+_FIRST_RADIUS, _SMALLEST_RADIUS = 0.3, 1e-9
+# Part of the predicted gain below which a step was too long, and above which longer ones go.
+_POOR, _GOOD = 0.1, 0.5
+# A component with less than this many draws has vanished.
+_VANISHED = 1e-3
+
+
+def finish(sample: Sample, mixture: Mixture, steps: int, tol: float) -> Point:
+    """Go to the maximum near a mixture, on the sketch and in float64.
+
+    Parameters
+    ----------
+    sample : Sample
+    mixture : Mixture
+        In standard coordinates.
+    steps : int
+        At most; one evaluation and one information matrix each.
+    tol : float
+        Stop when less than this is left to gain, nats per draw.
+
+    Returns
+    -------
+    Point
+
+    Notes
+    -----
+    Where components nearly coincide the likelihood is flat, bends upwards here and there, and
+    EM needs thousands of steps; the step may follow an upward bend (Nocedal & Wright,
+    Numerical Optimization, 2006, section 4.3).
+    """
+    (point,) = sample.points([mixture], np.float64)
+    if not np.isfinite(point.log_likelihood):
+        return point
+    rounding = 4 * float(np.finfo(np.float64).eps)
+    radius, curvature = _FIRST_RADIUS, None
+    for _ in range(steps):
+        if (point.resp * sample.n_draws < _VANISHED).any() or radius < _SMALLEST_RADIUS:
+            break
+        curvature = curvature or sketched_curvature(point, sample)
+        slope = em.slope_at(point)
+        if curvature.gain(slope) < tol:
+            break
+        step, expected, length = curvature.trusted(slope, radius)
+        proposal, _ = em.shifted(point, step)
+        (new,) = sample.points([proposal], np.float64)
+        gain = new.objective - point.objective
+        if not gain > _POOR * expected:
+            radius = length / 3
+        elif gain > _GOOD * expected and length > 0.9 * radius:
+            radius = 2 * radius
+        if gain > min(rounding, 1e-3 * expected):
+            point, curvature = new, None
+    return point
