@@ -167,7 +167,6 @@ class _Fit:
         """Find the starts; those that do not go on to the data stay in the report."""
         settings = self.settings
         n_components, n_features = settings.n_components, self.dataset.n_features
-        dtype = DOUBLE if settings.precision == "double" else SINGLE
         given = None
         if not isinstance(settings.init, str):
             start = explicit_start(settings.init, n_components, n_features, self.coordinates)
@@ -183,6 +182,10 @@ class _Fit:
             self.kurtosis = warm.kurtosis.tolist()
             self._warm_started(warm)
             found = warm.starts
+        # A start that was polished on all data is past what single precision can tell.
+        polished = self.sample is not None and self.sample.is_all and given is None
+        exact = settings.precision == "double" or (settings.precision == "auto" and polished)
+        dtype = DOUBLE if exact else SINGLE
         runs = [
             Run(start, number, start.mixture, start.predicted, dtype)
             for number, start in enumerate(found)

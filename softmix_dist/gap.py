@@ -118,7 +118,7 @@ def estimate_gap(
     )
     sums, scores = engine.reduce(kernel)
     log_total = np.logaddexp.reduce(point.mixture.offsets + point.log_normalisers)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         log_d = np.log(sums.draws / n_draws) + log_total - np.log(sums.candidates)
     points = [
         evaluate(Mixture(m.offsets - shift, m.atoms), s, coordinates, n_draws, 0.0)
@@ -126,11 +126,14 @@ def estimate_gap(
     ]
     gain = max(0.0, best_of(points).log_likelihood - point.log_likelihood)
     bic = n_parameters * float(np.log(n_draws)) - 2 * n_draws * gain
-    return Gap(radius, max(0.0, float(log_d.max())), gain, bic), 1
+    return Gap(radius, float(np.max(log_d, initial=0.0, where=np.isfinite(log_d))), gain, bic), 1
 
 
 def _look(
     block: Block, mixture: Mixture, atoms: Mixture, more: list[Mixture]
 ) -> tuple[GradientSums, tuple[ScoreSums, ...]]:
     block.check()
-    return gradient_function(block, mixture, atoms), score(block, more, np.dtype(np.float64))
+    # At a fit that went wrong sums may overflow; what is not finite is left out.
+    with np.errstate(over="ignore", invalid="ignore"):
+        gradients = gradient_function(block, mixture, atoms)
+    return gradients, score(block, more, np.dtype(np.float64))

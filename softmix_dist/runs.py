@@ -241,19 +241,15 @@ class Stepper:
             self._record(run, "information", True, run.rounding)
             run.left = []
         elif em.moved(state) > _NEAR and (
-            state.curvature is None or state.curvature.noise.any() or self._all_sampled
+            state.curvature is None or state.curvature.noise.any() or self.sample.is_all
         ):
             run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
-
-    @property
-    def _all_sampled(self) -> bool:
-        return self.sample is not None and bool((self.sample.chance == 1).all())
 
     def _exact_curvature(self, run: Run) -> Curvature:
         """Curvature at the accepted point, by one pass over the data."""
         assert run.state is not None
         point = run.state.point
-        if self.sample is not None and self._all_sampled:
+        if self.sample is not None and self.sample.is_all:
             return sketched_curvature(point, self.sample)
         mixture = self.coordinates.to_frame(point.mixture)
         sums = self.engine.reduce(partial(_information, mixture=mixture))

@@ -205,7 +205,7 @@ def sketched_curvature(point: Point, sample: Sample) -> Curvature:
     block = sample.blocks[np.dtype(np.float64)]
     sums = [information(half, mixture) for half in block.halves()]
     whole = observed_information(at, sums[0] + sums[1], sample.coordinates)
-    if (sample.chance == 1).all() or min(len(half.slices) for half in block.halves()) == 0:
+    if sample.is_all or min(len(half.slices) for half in block.halves()) == 0:
         return Curvature.of(whole, point)
     halves = [observed_information(at, part, sample.coordinates) for part in sums]
     return Curvature.of(whole, point, halves)

@@ -93,6 +93,11 @@ class Sample:
     l2: float
     chance: Array
 
+    @property
+    def is_all(self) -> bool:
+        """Whether it is the whole data."""
+        return bool((self.chance == 1).all())
+
     @classmethod
     def of(
         cls,
@@ -212,8 +217,9 @@ class Sample:
                 e *= excess[part, None]
                 raised += np.dot(e.T, z)
             d = raised[:, 0] / plain[:, 0]
-            means = [sums[:, 1:] / sums[:, :1] for sums in (plain, raised)]
-        return np.nan_to_num(d, posinf=0.0), *(np.nan_to_num(m, posinf=0.0) for m in means)
+            mean, tilted = (sums[:, 1:] / sums[:, :1] for sums in (plain, raised))
+        d, mean, tilted = (np.nan_to_num(found, posinf=0.0) for found in (d, mean, tilted))
+        return d, mean, tilted
 
     def highest(self, atoms: Array, n_rows: int) -> Array:
         """Largest logit z.theta of each atom, over about so many rows, (M,)."""

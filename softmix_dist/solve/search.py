@@ -109,6 +109,9 @@ def refine(sample: Sample, points: Sequence[Point], rng: np.random.Generator) ->
     for other in others:
         if other.mixture.n_components == best.mixture.n_components:
             best = best_of([best, _combine(sample, best, other)])
+    if not others:
+        # They agree: one swap asks whether the other sample does.
+        return _swap(sample, best, 1, rng, _STYLES[0])
     return _swaps(sample, best, rng, _STYLES[0], patience=1)
 
 
