@@ -82,20 +82,21 @@ class Block:
             raise StoreError(f"the data changed while they were being fitted:\n{self.findings}")
 
     def halves(self) -> tuple[Block, Block]:
-        """Every second slice, and the others, as blocks of their own."""
-        parts = list(self.parts())
-        return self._only(parts[::2]), self._only(parts[1::2])
+        """First halves of all slices, and second halves, as blocks of their own."""
+        return self._half(lambda n: slice(0, n // 2)), self._half(lambda n: slice(n // 2, n))
 
-    def _only(self, parts: list[tuple[slice, Array]]) -> Block:
-        rows = np.concatenate([np.empty(0, int)] + [np.arange(p.start, p.stop) for p, _ in parts])
+    def _half(self, part: Callable[[int], slice]) -> Block:
+        slices = tuple(x[part(len(x))] for x in self.slices)
+        rows = [np.arange(rows.start, rows.stop)[part(len(x))] for rows, x in self.parts()]
+        places = np.concatenate([np.empty(0, int), *rows])
 
         def of(values: Array | None) -> Array | None:
-            return None if values is None else values[rows]
+            return None if values is None else values[places]
 
-        draws = self.draws[rows]
+        draws = self.draws[places]
         return replace(
             self,
-            slices=tuple(x for _, x in parts),
+            slices=slices,
             draws=draws,
             log_base=of(self.log_base),
             multiplicity=of(self.multiplicity),

@@ -161,7 +161,8 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
         "verified": result.verified,
         "distance": result.distance,
         "effective_candidates": result.effective_candidates,
-        "standard_errors": None,
+        "standard_errors": result.standard_errors,
+        "errors_from": result.errors_from,
         "seconds": result.seconds,
         "starts": result.starts,
         "gap": result.gap,
@@ -197,11 +198,19 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 )
 @click.option("--sketch-rows", type=int, help="Rows of the sketch; default: by K and L.")
 @click.option(
+    "--standard-errors",
+    type=click.Choice(["sketch", "exact", "none"]),
+    default="sketch",
+    show_default=True,
+    help="From the sketch, from all data by one more pass, or none.",
+)
+@click.option(
     "--solver",
-    type=click.Choice(["auto", "em", "em-first-order"]),
+    type=click.Choice(["auto", "newton", "em", "em-first-order"]),
     default="auto",
     show_default=True,
-    help="em: accelerated; em-first-order: fixed gradient steps, as published.",
+    help="newton: curvature from the sketch; em: accelerated; em-first-order: fixed gradient "
+    "steps, as published.",
 )
 @click.option(
     "--l2",
@@ -240,6 +249,7 @@ def fit(
     init: str,
     n_init: int,
     sketch_rows: int | None,
+    standard_errors: str,
     solver: str,
     l2: float,
     tol: float,
@@ -280,6 +290,7 @@ def fit(
         precision=precision,
         random_state=seed,
         sketch_rows=sketch_rows,
+        standard_errors=standard_errors,
     )
     mode = "quiet" if quiet else "json" if log_json else "auto"
     with ProgressLines(mode) as progress, _connected(scheduler, workers, memory_limit) as client:

@@ -44,3 +44,7 @@ class CondensedComponentWarning(SoftmixWarning):
 
 class WarmStartWarning(SoftmixWarning):
     """A start could not be computed as asked and was replaced or dropped."""
+
+
+class StandardErrorWarning(SoftmixWarning):
+    """The information is singular or was not known well enough: there are no standard errors."""

@@ -6,12 +6,13 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from html import escape
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from softmix_dist import __version__
+from softmix_dist import __version__, summary
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
 from softmix_dist.blocks import inspect as inspect_block
 from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
@@ -23,6 +24,7 @@ from softmix_dist.fit import Progress, fit
 from softmix_dist.results import FitResult, Settings
 
 if TYPE_CHECKING:
+    import pandas
     from distributed import Client
 
 
@@ -42,9 +44,10 @@ class SoftmaxMixture:
         coordinates.
     n_init : int
         Independent searches at most, and random starts, of a method that has several.
-    solver : {"auto", "em", "em-first-order"}
-        "em" is preconditioned and accelerated, "em-first-order" takes fixed gradient steps
-        as published; "auto" is "em".
+    solver : {"auto", "newton", "em", "em-first-order"}
+        "newton" takes the gradient from all data and the curvature from the sketch; "em" is
+        preconditioned and accelerated, "em-first-order" takes fixed gradient steps as
+        published; "auto" is "newton" with "em" where the curvature is of no use.
     l2 : float
         Penalty (l2 / 2) sum_k |eta_k|^2 on the standardised atoms, nats per draw; 0 for
         maximum likelihood.
@@ -61,6 +64,10 @@ class SoftmaxMixture:
     sketch_rows : int or None
         Rows of the sketch; default: 60 for each coefficient, 20 000 at least, and up to
         100 000 where coefficients are few.
+    standard_errors : {"sketch", "exact", "none"}
+        From the information on the sketch, without a pass of its own (or on all data where
+        the sketch tells it too poorly), from all data by one more pass, or skipped. Of up to
+        2 000 coefficients.
 
     Attributes
     ----------
@@ -70,6 +77,10 @@ class SoftmaxMixture:
         Atoms in the features' own coordinates.
     log_likelihood_ : float
         Nats per draw.
+    standard_errors_ : dict
+        Of the ``weights``, (K,), and ``atoms``, (K, L), in the features' own coordinates.
+    covariance_ : (K (L + 1), K (L + 1)) array
+        Of the weights, then the atoms row by row.
     converged_ : bool
     distance_ : float
         Estimated distance to the maximum, in standard errors.
@@ -109,6 +120,7 @@ class SoftmaxMixture:
         precision: str = "auto",
         random_state: int | None = 0,
         sketch_rows: int | None = None,
+        standard_errors: str = "sketch",
     ):
         self.n_components = n_components
         self.init = init
@@ -120,6 +132,7 @@ class SoftmaxMixture:
         self.precision = precision
         self.random_state = random_state
         self.sketch_rows = sketch_rows
+        self.standard_errors = standard_errors
 
     @classmethod
     def _parameter_names(cls) -> list[str]:
@@ -231,6 +244,16 @@ class SoftmaxMixture:
     def distance_(self) -> float:
         """Estimated distance to the maximum, in standard errors."""
         return self._result().distance
+
+    @property
+    def standard_errors_(self) -> dict[str, Array] | None:
+        """Standard errors of the ``weights``, (K,), and ``atoms``, (K, L)."""
+        return self._result().standard_errors
+
+    @property
+    def covariance_(self) -> Array | None:
+        """Covariance of the weights, then the atoms row by row, (K (L + 1), K (L + 1))."""
+        return self._result().covariance
 
     @property
     def n_passes_(self) -> int:
@@ -395,6 +418,9 @@ class SoftmaxMixture:
         arrays = {name: told.pop(name) for name in ("weights", "atoms", "standard_atoms")}
         arrays["effective_candidates"] = told.pop("effective_candidates")
         arrays["feature"] = told.pop("feature_names")
+        covariance = told.pop("covariance")
+        if covariance is not None:
+            arrays["covariance"] = covariance
         history = told.pop("history")
         settings = self._plain_params()
         if not isinstance(settings["init"], str):
@@ -423,7 +449,9 @@ class SoftmaxMixture:
         arrays["feature_names"] = [str(name) for name in arrays.pop("feature")]
         if told.get("distance") is None:
             told["distance"] = np.inf
-        values = {**told, **arrays, "history": history}
+        # Models from before there were standard errors are read as well.
+        nothing = {"covariance": None, "errors_from": "none"}
+        values = {**nothing, **told, **arrays, "history": history}
         known = [field.name for field in fields(FitResult)]
         missing = [name for name in known if name not in values]
         if missing:
@@ -434,46 +462,92 @@ class SoftmaxMixture:
         model.n_features_in_ = arrays["atoms"].shape[1]
         return model
 
-    def summary(self) -> str:
-        """Table of the fitted components, for people."""
+    def confidence_intervals(self, level: float = summary.LEVEL) -> dict[str, Array]:
+        """Wald intervals.
+
+        Parameters
+        ----------
+        level : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        dict
+            ``weights``, (K, 2), taken on the logit scale; ``atoms``, (K, L, 2), in the
+            features' own coordinates.
+
+        Raises
+        ------
+        InputError
+            If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"level: expected a number between 0 and 1, found {level!r}")
+        return summary.intervals(self._result(), level)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Every parameter with its standard error, z-value and interval, one row each.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        import pandas
+
+        found = summary.rows(self._result())
+        return pandas.DataFrame(found).set_index(["component", "parameter"])
+
+    def ratios(self, numerator: str | int, denominator: str | int) -> tuple[Array, Array]:
+        """Ratio of two coefficients in each component, as a willingness to pay.
+
+        Parameters
+        ----------
+        numerator, denominator : str or int
+            Name or number of a feature.
+
+        Returns
+        -------
+        ratio : (K,) array
+            theta_k,numerator / theta_k,denominator.
+        standard_error : (K,) array
+            By the delta method; NaN without a covariance. Of little meaning where the
+            denominator is within two standard errors of 0.
+
+        Raises
+        ------
+        InputError
+            If there is no such feature.
+        """
         result = self._result()
-        state = "converged" if result.converged else "NOT CONVERGED"
-        starts = _starts_in_words(result)
-        lines = [
-            (
-                f"Softmax mixture: {len(result.weights)} components, "
-                f"{len(result.feature_names)} features, {result.n_candidates:,} candidates, "
-                f"{result.n_draws:,} draws"
-            ),
-            (
-                f"log-likelihood {result.log_likelihood:.8f} nats per draw, {state} at "
-                f"{result.distance:.2g} standard errors from the maximum"
-            ),
-            f"{result.n_passes} passes in {result.seconds:.1f} s; {starts}",
-        ]
-        if result.kurtosis is not None:
-            lines.append(
-                f"kurtosis of the whitened features {min(result.kurtosis):.2g} to "
-                f"{max(result.kurtosis):.2g} (moment estimators assume 3, Gaussian)"
-            )
-        if result.gap is not None:
-            lines += _gap_in_words(result)
-        if self.l2:
-            lines.append(f"penalised objective {result.objective:.8f} (l2 = {self.l2:g})")
-        width = max(len(name) for name in (*result.feature_names, "effective candidates"))
-        columns = [f"component {k}" for k in range(len(result.weights))]
-        lines += ["", " " * width + "".join(f"{name:>14}" for name in columns)]
-        rows = [
-            ("weight", [f"{w:.6f}" for w in result.weights]),
-            ("effective candidates", [f"{e:,.1f}" for e in result.effective_candidates]),
-            *(
-                (name, [f"{value:.6g}" for value in column])
-                for name, column in zip(result.feature_names, result.atoms.T, strict=True)
-            ),
-        ]
-        lines += [f"{name:<{width}}" + "".join(f"{v:>14}" for v in row) for name, row in rows]
-        lines += ["", *(f"warning: {text}" for text in result.warnings)] if result.warnings else []
-        return "\n".join(lines)
+        top, below = (self._feature(name) for name in (numerator, denominator))
+        n_components, n_features = result.atoms.shape
+        ratio = result.atoms[:, top] / result.atoms[:, below]
+        errors = np.full(n_components, np.nan)
+        if result.covariance is not None:
+            for k in range(n_components):
+                first = n_components + k * n_features
+                places = [first + top, first + below]
+                slope = np.array([1.0, -ratio[k]]) / result.atoms[k, below]
+                errors[k] = np.sqrt(slope @ result.covariance[np.ix_(places, places)] @ slope)
+        return ratio, errors
+
+    def _feature(self, feature: str | int) -> int:
+        names = self._result().feature_names
+        if isinstance(feature, str) and feature in names:
+            return names.index(feature)
+        if isinstance(feature, int | np.integer) and 0 <= feature < len(names):
+            return int(feature)
+        raise InputError(f"no feature {feature!r}; there are {_some(names)}")
+
+    def summary(self) -> str:
+        """Table of the fitted components with standard errors, for people."""
+        return summary.as_text(self._result(), self.l2)
+
+    def _repr_html_(self) -> str:
+        if not hasattr(self, "result_"):
+            return f"<code>{escape(repr(self))}</code>"
+        return summary.as_html(self.result_, self.l2)
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self).__init__).parameters
@@ -483,34 +557,6 @@ class SoftmaxMixture:
             if not _same(value, defaults[name].default)
         ]
         return f"SoftmaxMixture({', '.join(shown)})"
-
-
-def _starts_in_words(result: FitResult) -> str:
-    n_starts = len(result.starts)
-    if n_starts == 1:
-        return f"one start ({result.starts[0]['method']})"
-    if not result.sketch_rows:
-        behind = sum(row["stopped"] == "behind" for row in result.starts)
-        return f"{n_starts} starts, {behind} dropped while behind"
-    agree = sum(row["agrees"] for row in result.starts)
-    (best,) = (row["method"] for row in result.starts if row["best"])
-    return (
-        f"{n_starts} starts on a sketch of {result.sketch_rows:,} candidates, {agree} reached "
-        f"its best; the fit began at one by {best}"
-    )
-
-
-def _gap_in_words(result: FitResult) -> list[str]:
-    gap, n_components = result.gap, len(result.weights)
-    assert gap is not None
-    prefers = n_components + 1 if gap["suggests_more"] else n_components
-    return [
-        (
-            f"no number of further components within radius {gap['radius']:.1f} was found to "
-            f"gain more than {gap['bound']:.2g} nats per draw;"
-        ),
-        f"one more was found to gain {gap['gain']:.1e}, and BIC prefers {prefers} components",
-    ]
 
 
 def _some(names: list[str]) -> str:

@@ -25,6 +25,7 @@ from softmix_dist.errors import (
     InputError,
     NumericalError,
     SoftmixWarning,
+    StandardErrorWarning,
     WarmStartWarning,
 )
 from softmix_dist.gap import Gap, estimate_gap
@@ -32,6 +33,7 @@ from softmix_dist.model import Coordinates
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.solve.design import draws_mean
+from softmix_dist.solve.inference import Inference, infer, reordered
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.starts import (
@@ -159,6 +161,22 @@ class _Fit:
         )
         self.stepper.n_passes += n_passes
         return gap
+
+    def _inference(self, best: Run) -> Inference:
+        """Covariance of the estimates, in the order of the run."""
+        assert best.state is not None
+        point = best.state.point
+        found = self.stepper.information_at(best, self.settings.standard_errors)
+        if found is None:
+            return Inference(None, "none")
+        curvature, source = found
+        inference = infer(
+            curvature, point.weights, self.coordinates, self.design.n_draws,
+            self.dataset.feature_names, source,
+        )  # fmt: skip
+        if inference.problem:
+            self._warn(StandardErrorWarning, f"no standard errors: {inference.problem}")
+        return inference
 
     def _passes_left(self) -> bool:
         return self.stepper.n_passes < self.settings.max_passes + self.n_before
@@ -298,6 +316,7 @@ class _Fit:
                 f"the maximum (tol={self.settings.tol}); the estimate may still move",
             )
         atoms = point.mixture.atoms[order]
+        inference = reordered(self._inference(best), order, atoms.shape[1])
         return FitResult(
             weights=point.weights[order],
             atoms=self.coordinates.to_features(atoms),
@@ -317,6 +336,8 @@ class _Fit:
             gap=None if gap is None else asdict(gap) | {"suggests_more": gap.suggests_more},
             sketch_rows=0 if self.sample is None else len(self.sample.z),
             kurtosis=self.kurtosis,
+            covariance=inference.covariance,
+            errors_from=inference.source,
             warnings=self.warnings,
             seconds=time.perf_counter() - self.began,
         )

@@ -146,9 +146,9 @@ def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tu
     over draws. Where lambda underflows at a row with draws, or an exponential
     overflows, the slice is done again with shifted exponents in float64.
     """
-    sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
     # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
         for part, stored in block.parts():
             x = stored.astype(dtype, copy=False)
             for sweep in sweeps:

@@ -28,12 +28,14 @@ class Settings:
     precision: str = "auto"
     random_state: int | None = 0
     sketch_rows: int | None = None
+    standard_errors: str = "sketch"
 
     def check(self) -> None:
         """Raise `InputError` unless every setting is in its range."""
         choices = {
             "solver": ("auto", "newton", "em", "em-first-order"),
             "precision": ("auto", "single", "double"),
+            "standard_errors": ("sketch", "exact", "none"),
         }
         problems = [
             f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}"
@@ -107,6 +109,11 @@ class FitResult:
     kurtosis : list of float or None
         Of each whitened feature over candidates; the moment estimators rest on 3, as for
         Gaussian features. None where no sketch was drawn.
+    covariance : (K (L + 1), K (L + 1)) array or None
+        Of the estimates: the weights, then the atoms row by row, in the features' own
+        coordinates. NaN where the information is singular, None where none was asked for.
+    errors_from : {"sketch", "exact", "none"}
+        What the covariance rests on.
     warnings : list of str
     seconds : float
     """
@@ -129,5 +136,19 @@ class FitResult:
     gap: dict[str, Any] | None
     sketch_rows: int
     kurtosis: list[float] | None
+    covariance: Array | None
+    errors_from: str
     warnings: list[str]
     seconds: float
+
+    @property
+    def standard_errors(self) -> dict[str, Array] | None:
+        """Standard errors of the ``weights``, (K,), and ``atoms``, (K, L); None if skipped."""
+        if self.covariance is None:
+            return None
+        errors = np.sqrt(np.diag(self.covariance))
+        n_components = len(self.weights)
+        return {
+            "weights": errors[:n_components],
+            "atoms": errors[n_components:].reshape(self.atoms.shape),
+        }

@@ -17,6 +17,7 @@ from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import Settings
 from softmix_dist.solve import em
+from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
 from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.sample import Sample
@@ -34,6 +35,8 @@ _NEAR = 0.05
 # The sketch's curvature is good enough while what is left to gain shrinks by this in as many
 # passes.
 _SHRINKS, _WITHIN = 0.1, 5
+# A fit that did not converge has standard errors where it is as near, in standard errors.
+_NEAR_ENOUGH = 1.0
 # A component far outside the radius whose information is as small as this has no maximum.
 _SEPARATED = 1e-4
 _STUCK = "no step raised the likelihood"
@@ -59,6 +62,8 @@ class Run:
     converged: bool = False
     verified: bool = False
     refuted: Point | None = None
+    # The exact curvature that was last taken, and where.
+    proof: tuple[Point, Curvature] | None = None
     dropped: int = 0
     stopped: str | None = None
     # What was left to gain at each accepted point since the curvature was last renewed.
@@ -131,6 +136,26 @@ class Stepper:
         """Distance to the maximum in standard errors, from what is left to gain."""
         return float(np.sqrt(2 * self.design.n_draws * max(remaining, 0.0)))
 
+    def information_at(self, run: Run, source: str) -> tuple[Curvature, str] | None:
+        """Curvature at the final point: from the sketch where that is good enough, or exact.
+
+        None where none was asked for, the matrix would be too large, or the point is too far
+        from the maximum for it to mean anything.
+        """
+        assert run.state is not None
+        point = run.state.point
+        size = point.mixture.atoms.size + len(point.weights)
+        far = not (run.converged or self.distance(run.state.remaining) < _NEAR_ENOUGH)
+        if source == "none" or size > _LARGEST_MATRIX or far:
+            return None
+        if run.proof is not None and run.proof[0] is point:
+            return run.proof[1], "exact"
+        if source == "sketch" and self.sample is not None:
+            curvature = sketched_curvature(point, self.sample)
+            if known_well(curvature) or size > _LARGEST_INFORMATION:
+                return curvature, "exact" if self.sample.is_all else "sketch"
+        return self._exact_curvature(point), "exact"
+
     def verify(self, run: Run) -> None:
         """Claim convergence, or go on, by curvature that is known well enough."""
         assert run.state is not None
@@ -146,7 +171,8 @@ class Stepper:
             run.converged = self.distance(state.remaining) < self.settings.tol
             run.stopped = None if run.converged or not state.stuck else _STUCK
             return
-        exact = self._exact_curvature(run)
+        exact = self._exact_curvature(point)
+        run.proof = point, exact
         slope = em.slope_at(point)
         gain = exact.gain(slope)
         run.state = replace(run.state, remaining=gain)
@@ -236,7 +262,7 @@ class Stepper:
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
         if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
-            exact = self._exact_curvature(run)
+            exact = self._exact_curvature(state.point)
             run.state = em.bent(state, exact, self.em)
             self._record(run, "information", True, run.rounding)
             run.left = []
@@ -245,10 +271,8 @@ class Stepper:
         ):
             run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
 
-    def _exact_curvature(self, run: Run) -> Curvature:
-        """Curvature at the accepted point, by one pass over the data."""
-        assert run.state is not None
-        point = run.state.point
+    def _exact_curvature(self, point: Point) -> Curvature:
+        """Curvature at an accepted point, by one pass over the data."""
         if self.sample is not None and self.sample.is_all:
             return sketched_curvature(point, self.sample)
         mixture = self.coordinates.to_frame(point.mixture)

@@ -47,13 +47,13 @@ _POLISHED = 1e-9
 # few of them, EM goes further before.
 _NEWTON, _FINISHED, _FEW = 60, 3e10, 10
 # Starts that go on to the whole data at most.
-_MOST_KEPT = 4
+_MOST_KEPT = 6
 # Starts that are polished at most.
 _MOST_POLISHED = 8
 # Standard deviations of a difference on the sketch within which it decides nothing.
 _DOUBT = 3.0
-# Rows times coefficients of a sketch that takes milliseconds to evaluate.
-_WORK = 2_000_000
+# Rows times the cube of the coefficients: up to 48 of them the sketch has 100 000 rows.
+_WORK = 11_500_000_000
 # Rows of the second sketch for each coefficient: the first only proposes.
 _SECOND = 250
 # Copies of the sketch that are held at a time, in both precisions.
@@ -128,7 +128,7 @@ def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
     if settings.sketch_rows is not None:
         return settings.sketch_rows, settings.sketch_rows
     coefficients = settings.n_components * (n_features + 1)
-    first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients))
+    first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients**3))
     return first, max(first, _SECOND * coefficients)
 
 

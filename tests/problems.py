@@ -95,7 +95,7 @@ def signature(result: FitResult) -> bytes:
 def assert_never_falls(result: FitResult) -> None:
     """The objective rises along the history, up to the rounding that each row admits."""
     rows = result.history
-    assert len(rows) > 1
+    assert rows
     for before, after in zip(rows, rows[1:], strict=False):
         assert after["objective"] >= before["objective"] - after["rounding"]
         if "rejected" not in after["step"]:

@@ -58,7 +58,8 @@ def test_fit_prints_one_json_object(data):
     assert len(result.stdout.splitlines()) == 1
     told = json.loads(result.stdout)
     assert set(told) >= FIT_KEYS
-    assert told["standard_errors"] is None
+    assert np.shape(told["standard_errors"]["atoms"]) == (3, 5)
+    assert min(told["standard_errors"]["weights"]) > 0
     weights, atoms = np.array(told["weights"]), np.array(told["atoms"])
     assert weights.shape == (3,)
     assert atoms.shape == (3, 5)

@@ -25,6 +25,7 @@ CHANGED: dict[str, Any] = {
     "precision": "double",
     "random_state": 5,
     "sketch_rows": 3000,
+    "standard_errors": "exact",
 }
 
 

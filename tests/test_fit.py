@@ -146,6 +146,7 @@ def test_settings_are_checked_all_at_once():
         max_passes=0,
         precision="half",
         sketch_rows=3,
+        standard_errors="bootstrap",
     )
     with pytest.raises(InputError) as caught:
         wrong.check()

@@ -19,6 +19,7 @@ _ARRAYS = {
     "effective_candidates": ("component",),
     "feature": ("feature",),
 }
+_OPTIONAL = {"covariance": ("parameter", "parameter_again")}
 
 
 def write_model(
@@ -35,7 +36,8 @@ def write_model(
     path : path
     arrays : dict
         Values of the arrays ``weights``, ``atoms``, ``standard_atoms``,
-        ``effective_candidates`` and the names ``feature``.
+        ``effective_candidates`` and the names ``feature``; of ``covariance`` where it is
+        there.
     history : list of dict
         One row for each pass; goes to the sub-group ``history``.
     attributes : dict
@@ -48,8 +50,9 @@ def write_model(
         If the path exists already or cannot be written.
     """
     with new_group(path, MARK, overwrite) as group:
-        for name, dims in _ARRAYS.items():
-            put(group, name, dims, arrays[name])
+        for name, dims in (_ARRAYS | _OPTIONAL).items():
+            if name in _ARRAYS or name in arrays:
+                put(group, name, dims, arrays[name])
         table = group.create_group("history")
         for name in history[0] if history else ():
             put(table, name, ("pass",), [row[name] for row in history])
@@ -79,7 +82,8 @@ def read_model(
     missing = sorted(set(_ARRAYS) - set(members))
     if missing:
         raise InputError(f"{str(path)!r} lacks the arrays {missing}; write the model again")
-    arrays: dict[str, Any] = {name: read(members[name], ..., "it") for name in _ARRAYS}
+    known = [*_ARRAYS, *(name for name in _OPTIONAL if name in members)]
+    arrays: dict[str, Any] = {name: read(members[name], ..., "it") for name in known}
     table = group.get("history")
     columns = {
         name: read(array, ..., "it").tolist()

@@ -32,6 +32,7 @@ from softmix_dist.solve.point import Point
 # A normaliser predicted further off than this, in nats, means that the step was too long.
 MAX_SURPRISE = 0.5
 _DEPTH = 20
+_VANISHED = 1e-300
 _SMALLEST_RADIUS = 1e-12
 # A longer first step would leave the region where the quadratic model means something.
 _LONGEST_NEWTON = 0.5
@@ -193,7 +194,7 @@ def shifted(point: Point, step: Array) -> tuple[Mixture, Array]:
     """Mixture a step in (log weights, atoms) away, and its normalisers to second order."""
     n_components = point.mixture.n_components
     delta = step[n_components:].reshape(point.mixture.atoms.shape)
-    log_weights = np.log(point.weights) + step[:n_components]
+    log_weights = np.log(np.maximum(point.weights, _VANISHED)) + step[:n_components]
     log_weights -= np.logaddexp.reduce(log_weights)
     predicted = (
         point.log_normalisers + np.sum(delta * point.means, axis=1) + 0.5 * np.sum(delta**2, axis=1)
@@ -210,15 +211,17 @@ def _position(point: Point, settings: EMSettings) -> tuple[Array, Array, Array]:
     atoms = point.mixture.atoms
     # Weights become mean responsibilities, atoms follow their gradient.
     # (a vanished component is dropped by the loop; here it only must not be NaN)
-    step_weights = np.log(np.maximum(point.resp, 1e-300)) - np.log(point.weights)
+    log_weights = np.log(np.maximum(point.weights, _VANISHED))
+    step_weights = np.log(np.maximum(point.resp, _VANISHED)) - log_weights
     slopes = slope_at(point)
     ascent = slopes[len(point.weights) :].reshape(atoms.shape)
     if settings.first_order:
         step_atoms = settings.step * ascent
     else:
-        step_atoms = ascent / (point.resp + point.l2)[:, None]
+        mass = point.resp + point.l2
+        step_atoms = ascent / np.where(mass > _VANISHED, mass, np.inf)[:, None]
     return (
-        _pack(np.log(point.weights), atoms),
+        _pack(log_weights, atoms),
         _pack(step_weights, step_atoms),
         slopes,
     )
@@ -245,6 +248,7 @@ def _propose(
         kind = "newton"
     elif len(history) > 1 and not settings.first_order:
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
+        mass = np.where(mass > _VANISHED, mass, np.inf)
         step, kind = _quasi_newton(history, lambda slope: slope / mass), "quasi-newton"
     by_slope = max(by_slope, 0.5 * float(slopes @ step))
     remaining = _remaining(gains, by_slope)

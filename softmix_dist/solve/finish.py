@@ -56,7 +56,9 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float) -> Point:
         step, expected, length = curvature.trusted(slope, radius)
         proposal, _ = em.shifted(point, step)
         (new,) = sample.points([proposal], np.float64)
-        gain = new.objective - point.objective
+        # A component that a step takes all draws from would never come back.
+        lost = (new.resp * sample.n_draws < _VANISHED).any()
+        gain = -np.inf if lost else new.objective - point.objective
         if not gain > _POOR * expected:
             radius = length / 3
         elif gain > _GOOD * expected and length > 0.9 * radius:

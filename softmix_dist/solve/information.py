@@ -197,15 +197,16 @@ def sketched_curvature(point: Point, sample: Sample) -> Curvature:
         Without noise where the sketch is all data.
     """
     # 1. The mixture on the sketch: same weights and atoms, the sketch's normalisers.
-    (there,) = sample.points([Mixture(-point.log_normalisers, point.mixture.atoms)])
+    begin = Mixture(-point.log_normalisers, point.mixture.atoms)
+    (there,) = sample.points([begin], np.float64)
     offsets = np.log(point.weights) - there.log_normalisers
     mixture = Mixture(offsets, point.mixture.atoms)
     at = replace(point, means=there.means)
-    # 2. Sums over every second slice, and over the others.
+    # 2. Sums over one half of the rows, and over the other.
     block = sample.blocks[np.dtype(np.float64)]
     sums = [information(half, mixture) for half in block.halves()]
     whole = observed_information(at, sums[0] + sums[1], sample.coordinates)
-    if sample.is_all or min(len(half.slices) for half in block.halves()) == 0:
+    if sample.is_all:
         return Curvature.of(whole, point)
     halves = [observed_information(at, part, sample.coordinates) for part in sums]
     return Curvature.of(whole, point, halves)

@@ -16,6 +16,7 @@ from softmix_dist.kernels import layout, score, slice_rows
 from softmix_dist.model import Coordinates, Frame, Mixture
 from softmix_dist.solve.point import Point, evaluate
 
+_TINY = float(np.finfo(np.float64).tiny)
 # Smallest density, relative to the largest: nothing is divided by less.
 _THINNEST = np.float32(1e-30)
 # Rows of a slice of (rows x candidate atoms), which then stays in cache.
@@ -218,7 +219,7 @@ class Sample:
                 raised += np.dot(e.T, z)
             d = raised[:, 0] / plain[:, 0]
             mean, tilted = (sums[:, 1:] / sums[:, :1] for sums in (plain, raised))
-        d, mean, tilted = (np.nan_to_num(found, posinf=0.0) for found in (d, mean, tilted))
+        d, mean, tilted = (np.nan_to_num(f, posinf=0.0, neginf=0.0) for f in (d, mean, tilted))
         return d, mean, tilted
 
     def highest(self, atoms: Array, n_rows: int) -> Array:
@@ -265,14 +266,13 @@ class Sample:
                 base, share = base + float(u.sum()), share + float(q.sum())
             mass = plain[:, 0] / base
             gains = gains / share - np.log1p(mass)
-        tiny = np.finfo(np.float64).tiny
-        return Joined(
-            mass,
-            plain[:, 1:] / np.maximum(plain[:, :1], tiny),
-            resp[:, 0] / share,
-            resp[:, 1:] / np.maximum(resp[:, :1], tiny),
-            np.where(np.isfinite(gains), gains, -np.inf),
-        )
+            means, resp_means = (
+                np.nan_to_num(sums[:, 1:] / np.maximum(sums[:, :1], _TINY), posinf=0.0, neginf=0.0)
+                for sums in (plain, resp)
+            )
+        # A candidate whose sums overflow gains nothing.
+        gains = np.where(np.isfinite(gains), gains, -np.inf)
+        return Joined(np.maximum(mass, _TINY), means, resp[:, 0] / share, resp_means, gains)
 
     def noise(self, a: Mixture, b: Mixture) -> float:
         """Return the standard deviation, by the sampling, of a difference of log-likelihoods.
@@ -290,7 +290,7 @@ class Sample:
         """Density of one softmax relative to the base measure, (m,)."""
         logits = self.z[:, 1:] @ atom.astype(np.float32)
         values = np.exp(logits - logits.max())
-        return np.asarray(values / float(values @ self.base))
+        return np.asarray(values / max(float(values @ self.base), float(_THINNEST)))
 
     def _parts(self, stride: int = 1) -> Iterator[slice]:
         step = stride * _TILT_ROWS

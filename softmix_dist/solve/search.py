@@ -237,7 +237,8 @@ def _removal_costs(sample: Sample, point: Point) -> Array:
     """Likelihood lost when a component is removed and nothing else is changed, (K,)."""
     seen = sample.share > 0
     coefficients = np.column_stack([point.mixture.offsets, point.mixture.atoms]).T
-    resp = np.exp(sample.z[seen] @ coefficients.astype(np.float32))
+    logits = sample.z[seen] @ coefficients.astype(np.float32)
+    resp = np.exp(logits - logits.max(axis=1, keepdims=True))
     resp /= resp.sum(axis=1, keepdims=True)
     left = np.log(np.maximum(1 - resp, 1e-7))
     weights = np.minimum(point.weights, 1 - 1e-7)
