@@ -45,7 +45,7 @@ _FINALISTS = 2
 _POLISHED = 1e-9
 # Newton's steps of the polish, and rows times squared coefficients times steps at most; with
 # few of them, EM goes further before.
-_NEWTON, _FINISHED, _FEW = 60, 3e10, 10
+_NEWTON, _FINISHED, _FEW = 40, 2e10, 10
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 6
 # Starts that are polished at most.
@@ -354,7 +354,8 @@ class Warmer:
                 continue
             twin = next((end for begin, end in polished if _alike(begin, start)), None)
             if twin is None:
-                found[i] = self._polished(start, sample)
+                found[i] = self._polished(start, sample, best.objective)
+                best = max(best, found[i], key=lambda start: start.objective)
                 polished.append((start, found[i]))
             else:
                 found[i] = replace(
@@ -370,14 +371,14 @@ class Warmer:
     def _most_polished(self, sample: Sample) -> int:
         return _MOST_POLISHED if self._newton_steps(sample) == _NEWTON else _MOST_KEPT
 
-    def _polished(self, start: Start, sample: Sample) -> Start:
+    def _polished(self, start: Start, sample: Sample, bar: float) -> Start:
         shift = self.coordinates.log_candidates
         mixture = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
         steps = self._newton_steps(sample)
         enough = _SHORT if steps > _FEW else _POLISH
         (point,) = climb(sample, [mixture], enough, _POLISHED, dtype=np.float64)
         if steps:
-            point = finish(sample, point.mixture, steps, 1e-4 * _POLISHED)
+            point = finish(sample, point.mixture, steps, 1e-4 * _POLISHED, bar)
         return self._start(start.method, point, start.notes, start.passes, start.seconds)
 
     def _start(

@@ -18,7 +18,7 @@ _POOR, _GOOD = 0.1, 0.5
 _VANISHED = 1e-3
 
 
-def finish(sample: Sample, mixture: Mixture, steps: int, tol: float) -> Point:
+def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float = -np.inf) -> Point:
     """Go to the maximum near a mixture, on the sketch and in float64.
 
     Parameters
@@ -30,6 +30,8 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float) -> Point:
         At most; one evaluation and one information matrix each.
     tol : float
         Stop when less than this is left to gain, nats per draw.
+    bar : float
+        Stop when this objective cannot be expected to be passed.
 
     Returns
     -------
@@ -51,7 +53,8 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float) -> Point:
             break
         curvature = curvature or sketched_curvature(point, sample)
         slope = em.slope_at(point)
-        if curvature.gain(slope) < tol:
+        left = curvature.gain(slope)
+        if left < tol or point.objective + 2 * left < bar:
             break
         step, expected, length = curvature.trusted(slope, radius)
         proposal, _ = em.shifted(point, step)

@@ -27,7 +27,7 @@ _SAME_ATOM = 0.3
 _NOTHING = 1e-7
 # Rows that the ascents look at: they only propose.
 _ASCENT_ROWS = 6000
-_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-3, 0.9
+_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-5, 0.9
 # Steps of EM grow and shrink by these.
 _LONGER, _SHORTER = 1.5, 0.25
 

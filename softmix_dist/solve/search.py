@@ -36,6 +36,7 @@ _DROPS = 3
 _PATIENCE = 2
 # Independent searches propose in different ways.
 _STYLES = (Proposals(), Proposals(rows=12, around=12), Proposals(cap=1.0))
+_THOROUGH = Proposals(rows=64, around=64, cap=1.0, ascents=12, grown=256, growth=25)
 
 
 def search(
@@ -155,6 +156,8 @@ def complete(
         point = climb(sample, [kept], _FEWER)[0]
     while point.mixture.n_components < n_components:
         found = highest_atoms(sample, point, rng, style)
+        # What few proposals miss many may find; only then there is no place.
+        found = found or highest_atoms(sample, point, rng, _THOROUGH)
         if not found:
             return point
         point = climb(sample, [insert(sample, point, found[:1])], _GROWN)[0]
