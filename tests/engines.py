@@ -55,7 +55,8 @@ def on_cluster(client: Client, streamed: bool = False) -> Iterator[ClusterEngine
 
 
 def fit_on(engine: Any, data: Any, **settings: Any) -> FitResult:
-    options = {"n_init": 3, "tol": 0.1} | settings
+    # A sketch of a part, so that the finish takes several passes.
+    options = {"n_init": 3, "tol": 1e-3, "sketch_rows": 400} | settings
     return fitted(data, 3, engine=engine, **options)
 
 

@@ -86,10 +86,8 @@ def fitted(data: Any, n_components: int, engine: Any = None, **settings: Any) ->
 def signature(result: FitResult) -> bytes:
     """Everything of a result that must have the same bits wherever it was computed."""
     history = np.array([row["log_likelihood"] for row in result.history])
-    return b"".join(
-        np.ascontiguousarray(part).tobytes()
-        for part in (result.weights, result.atoms, result.log_likelihood, history)
-    )
+    parts = (result.weights, result.atoms, result.log_likelihood, history, result.covariance)
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts if part is not None)
 
 
 def assert_never_falls(result: FitResult) -> None:

@@ -91,7 +91,7 @@ def count_tasks(n_workers, data, n_passes):
     with cluster_of(n_workers) as client, on_cluster(client) as engine:
         client.cluster.scheduler.add_plugin(counter)
         with pytest.warns(UserWarning, match="not converged"):
-            result = fit_on(engine, data, max_passes=n_passes, init="random", n_init=1)
+            result = fit_on(engine, data, max_passes=n_passes, init="random", n_init=1, solver="em")
         assert result.n_passes == n_passes + 1
     return counter.count()
 
