@@ -481,7 +481,7 @@ class SoftmaxMixture:
         InputError
             If the level is not between 0 and 1.
         """
-        if not 0 < level < 1:
+        if not isinstance(level, float) or not 0 < level < 1:
             raise InputError(f"level: expected a number between 0 and 1, found {level!r}")
         return summary.intervals(self._result(), level)
 
@@ -529,15 +529,16 @@ class SoftmaxMixture:
                 first = n_components + k * n_features
                 places = [first + top, first + below]
                 slope = np.array([1.0, -ratio[k]]) / result.atoms[k, below]
-                errors[k] = np.sqrt(slope @ result.covariance[np.ix_(places, places)] @ slope)
+                variance = slope @ result.covariance[np.ix_(places, places)] @ slope
+                errors[k] = np.sqrt(np.maximum(variance, 0.0))
         return ratio, errors
 
     def _feature(self, feature: str | int) -> int:
         names = self._result().feature_names
-        if isinstance(feature, str) and feature in names:
-            return names.index(feature)
-        if isinstance(feature, int | np.integer) and 0 <= feature < len(names):
-            return int(feature)
+        number = names.index(feature) if feature in names else feature
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if whole and 0 <= int(number) < len(names):
+            return int(number)
         raise InputError(f"no feature {feature!r}; there are {_some(names)}")
 
     def summary(self) -> str:

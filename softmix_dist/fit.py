@@ -30,6 +30,7 @@ from softmix_dist.errors import (
 )
 from softmix_dist.gap import Gap, estimate_gap
 from softmix_dist.model import Coordinates
+from softmix_dist.race import Race, run_races
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.solve.design import draws_mean
@@ -47,9 +48,6 @@ from softmix_dist.survey import survey
 from softmix_dist.warm import Start, Warmer, WarmStarts
 
 logger = logging.getLogger("softmix_dist")
-
-# Passes between two rounds in which the worse half of the starts is dropped.
-_ROUND = 10
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -126,22 +124,10 @@ class _Fit:
             self.dataset.feature_names, self.began,
         )  # fmt: skip
         stepper.n_passes = self.n_told = self.n_passes
-        rounds = 0
-        while self._passes_left():
-            active = [run for run in runs if run.alive and not run.settled]
-            if not active or self._decided(runs):
-                break
-            stepper.step(active)
-            leader = self._leader(runs)
-            self._tell(leader, len(active))
-            if leader is not None and leader.unproven and self._passes_left():
-                stepper.verify(leader)
-                self._tell(leader, len(active))
-            rounds += 1
-            if rounds % _ROUND == 0:
-                self._halve(runs)
+        race = Race(runs)
+        run_races(stepper, [race], self._passes_left, self._tell)
         # 3. The best of them.
-        best = self._leader(runs)
+        best = race.leader
         if best is None or best.state is None:
             raise NumericalError(
                 "no start has a finite likelihood; atoms may be far outside the radius "
@@ -242,35 +228,13 @@ class _Fit:
             sketch_rows=len(warm.sample.z),
         )  # fmt: skip
 
-    def _leader(self, runs: list[Run]) -> Run | None:
-        # A start that was dropped may look better by the rounding of single precision.
-        scored = [run for run in runs if run.state is not None and run.stopped != "behind"]
-        return max(scored, key=lambda run: (run.objective, -run.number), default=None)
-
-    def _decided(self, runs: list[Run]) -> bool:
-        """Whether the leader converged and nobody alive can be expected to pass it."""
-        leader = self._leader(runs)
-        if leader is None or not leader.converged:
-            return False
-        return all(
-            run.settled
-            or (run.state is not None and run.objective + run.state.remaining < leader.objective)
-            for run in runs
-            if run.alive
-        )
-
-    def _halve(self, runs: list[Run]) -> None:
-        """Drop the worse half of the starts alive."""
-        alive = sorted((run for run in runs if run.alive), key=lambda run: -run.objective)
-        for run in alive[(len(alive) + 1) // 2 :]:
-            run.stopped = "behind"
-
     def _warn(self, kind: type[SoftmixWarning], message: str) -> None:
         self.warnings.append(message)
         warnings.warn(message, kind, stacklevel=5)
 
-    def _tell(self, leader: Run | None, alive: int) -> None:
+    def _tell(self, race: Race, alive: int) -> None:
         """Report every pass since the last report, one row each."""
+        leader = race.leader
         if leader is None:
             return
         rows = {row["pass"]: row for row in leader.history}

@@ -146,7 +146,7 @@ class FitResult:
         """Standard errors of the ``weights``, (K,), and ``atoms``, (K, L); None if skipped."""
         if self.covariance is None:
             return None
-        errors = np.sqrt(np.diag(self.covariance))
+        errors = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
         n_components = len(self.weights)
         return {
             "weights": errors[:n_components],

@@ -146,10 +146,13 @@ class Stepper:
         point = run.state.point
         size = point.mixture.atoms.size + len(point.weights)
         far = not (run.converged or self.distance(run.state.remaining) < _NEAR_ENOUGH)
-        if source == "none" or size > _LARGEST_MATRIX or far:
+        if source == "none" or size > _LARGEST_MATRIX:
             return None
-        if run.proof is not None and run.proof[0] is point:
+        proven = run.proof is not None and run.proof[0] is point
+        if run.proof is not None and proven and (run.proof[1].flat or not far):
             return run.proof[1], "exact"
+        if far:
+            return None
         if source == "sketch" and self.sample is not None:
             curvature = sketched_curvature(point, self.sample)
             if known_well(curvature) or size > _LARGEST_INFORMATION:
@@ -182,6 +185,9 @@ class Stepper:
         run.converged = run.verified = self.distance(gain) < self.settings.tol
         if run.converged:
             return
+        if exact.flat and self.distance(exact.gain(slope, flat=True)) < self.settings.tol:
+            run.stopped = "the likelihood is flat in some direction there"
+            return
         run.settled, run.refuted = False, point
         if self.settings.solver == "em-first-order":
             run.state = replace(run.state, remaining=np.inf)
@@ -207,13 +213,13 @@ class Stepper:
         sums = self.engine.reduce(partial(_score_groups, groups=groups))
         self.n_passes += 1
         points = {
-            run.number: evaluate(
+            id(run): evaluate(
                 run.proposal, s, self.coordinates, self.design.n_draws, self.settings.l2
             )
             for group, group_sums in zip(members, sums, strict=True)
             for run, s in zip(group, group_sums, strict=True)
         }
-        return [points[run.number] for run in runs]
+        return [points[id(run)] for run in runs]
 
     def _advance(self, run: Run, point: Point) -> None:
         rounding = _rounding(point, run.dtype)

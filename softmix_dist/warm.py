@@ -187,6 +187,7 @@ class Warmer:
         self.coordinates = coordinates
         self.sampling = sampling(settings, design, coordinates, seed)
         self.rng = np.random.default_rng((seed, 1))
+        self.n_passes = 0
 
     def run(self, given: Start | None = None) -> WarmStarts:
         """Pass over the data, then compute the starts by the method asked for.
@@ -196,20 +197,37 @@ class Warmer:
         if given is not None:
             _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
             self.sampling = replace(self.sampling, n_rows=n_rows)
-        # 1. The sketch, and second moments of the draws, in one pass.
-        rows, second = self.engine.reduce(
-            partial(_first_look, sampling=self.sampling, coordinates=self.coordinates)
-        )
-        sample = sample_of(rows, self.settings, self.design, self.coordinates)
-        n_passes = 1
-        powers = second.powers / second.mass
-        kurtosis = powers[2] / powers[0] ** 2
+        rows, second = self.look(self.engine)
         if given is not None:
-            return WarmStarts([given], sample, n_passes, kurtosis)
-        # 2. Moments along directions chosen from them: exact ones by a pass of their own,
-        #    for "auto" those of the sketch.
-        # One component has one maximum.
+            sample = sample_of(rows, self.settings, self.design, self.coordinates)
+            return WarmStarts([given], sample, 1, _kurtosis(second))
+        sample, found = self.propose(rows, second)
+        if self.needs_second:
+            rows = self.look_again(self.engine, found)
+            sample, found = self.judge(rows, found)
+        return self.finished(sample, found, second)
+
+    def look(self, engine: Engine) -> tuple[SketchRows, latent.SecondMomentSums]:
+        """Draw the sketch and sum second moments of the draws, in one pass."""
+        self.n_passes += 1
+        kernel = partial(_first_look, sampling=self.sampling, coordinates=self.coordinates)
+        rows, second = engine.reduce(kernel)
+        return rows, second
+
+    @property
+    def needs_second(self) -> bool:
+        """Whether the first sketch is a part of the data only."""
+        return self.design.n_candidates > self.sampling.n_rows
+
+    def propose(
+        self, rows: SketchRows, second: latent.SecondMomentSums
+    ) -> tuple[Sample, list[Start]]:
+        """Compute the starts of every method that was asked for, on the first sketch."""
+        sample = sample_of(rows, self.settings, self.design, self.coordinates)
+        # 1. One component has one maximum.
         method = "random" if self.settings.n_components == 1 else self.settings.init
+        # 2. Moments along directions chosen from the second moments: exact ones by a pass of
+        #    their own, for "auto" those of the sketch.
         values, subspace = moments.leading_subspace(
             second.first, second.second, second.n_draws, self.settings.n_components
         )
@@ -221,28 +239,31 @@ class Warmer:
         projected = None
         if method in ("moments", "tensor"):
             projected = self.engine.reduce(partial(project, coordinates=self.coordinates))
-            n_passes += 1
+            self.n_passes += 1
         elif method == "auto":
             block = sample.blocks[np.dtype(np.float64)]
             projected = project(block, coordinates=sample.coordinates)
-        # 3. Starts, the best of them polished on the sketch.
+        # 3. Starts.
         found = []
         began = time.perf_counter()
         for name, point, notes in self._estimates(
             method, sample, second, subspace, values, projected
         ):
             now = time.perf_counter()
-            found.append(self._start(name, point, notes, n_passes, now - began))
+            found.append(self._start(name, point, notes, self.n_passes, now - began))
             began = now
-        if self.design.n_candidates > self.sampling.n_rows:
-            sample, found = self._drawn_again(found)
-            n_passes += 1
+        return sample, found
+
+    def finished(
+        self, sample: Sample, found: list[Start], second: latent.SecondMomentSums
+    ) -> WarmStarts:
+        """Polish the best, and choose those that go on to the whole data."""
         found = self._settled(found, sample)
         _choose(found, sample)
         found.sort(key=lambda start: (not start.chosen, -start.objective))
         for start in found:
             start.agrees = found[0].objective - start.objective < _SAME
-        return WarmStarts(found, sample, n_passes, kurtosis)
+        return WarmStarts(found, sample, self.n_passes, _kurtosis(second))
 
     def _estimates(
         self, method: str, sample: Sample, second: Any, subspace: Array, values: Array,
@@ -304,13 +325,14 @@ class Warmer:
             point = complete(sample, point, self.settings.n_components, self.rng)
         return name, point, notes
 
-    def _drawn_again(self, found: list[Start]) -> tuple[Sample, list[Start]]:
-        """Judge the starts on a second sketch, drawn by what they expect.
+    def look_again(self, engine: Engine, found: list[Start]) -> SketchRows:
+        """Draw a second sketch, independent of the first, by what the starts expect.
 
         A search fits the noise of its own sketch: on the US names the best of the first one
         was 0.04 nats per draw short of a start that it ranked fourth. The second sketch is
         independent and holds the candidates on which the found atoms put their mass.
         """
+        self.n_passes += 1
         pooled = Mixture(
             np.concatenate([-start.predicted for start in found]),
             np.concatenate([start.mixture.atoms for start in found]),
@@ -319,7 +341,11 @@ class Warmer:
         sampling = replace(
             self.sampling, n_rows=n_rows, mixture=self.coordinates.to_frame(pooled), number=1
         )
-        rows = self.engine.reduce(partial(_second_look, sampling=sampling))
+        rows: SketchRows = engine.reduce(partial(_second_look, sampling=sampling))
+        return rows
+
+    def judge(self, rows: SketchRows, found: list[Start]) -> tuple[Sample, list[Start]]:
+        """Compare and combine the starts on the second sketch."""
         sample = sample_of(rows, self.settings, self.design, self.coordinates)
         shift = self.coordinates.log_candidates
         mixtures = [Mixture(s.mixture.offsets + shift, s.mixture.atoms) for s in found]
@@ -388,6 +414,11 @@ class Warmer:
         mixture = Mixture(np.log(point.weights) - predicted, point.mixture.atoms)
         on_sketch = point.log_likelihood - self.coordinates.log_candidates
         return Start(method, mixture, predicted, on_sketch, point.objective, passes, seconds, notes)
+
+
+def _kurtosis(second: latent.SecondMomentSums) -> Array:
+    powers = second.powers / second.mass
+    return np.asarray(powers[2] / powers[0] ** 2)
 
 
 def _first_look(

@@ -45,7 +45,7 @@ def test_converged_means_close_to_the_maximum(seed, tol):
 
 
 # Problems with slow directions, on which estimates from the last gains alone are far too low.
-@pytest.mark.filterwarnings("ignore:not converged", "ignore:component")
+@pytest.mark.filterwarnings("ignore:not converged", "ignore:component", "ignore:no standard")
 @pytest.mark.parametrize(
     ("law", "n_features", "n_components", "seed", "tol"),
     [

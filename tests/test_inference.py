@@ -64,7 +64,7 @@ def test_the_covariance_is_the_inverse_of_minus_the_hessian(base, l2):
     inverse = np.linalg.inv(-result.n_draws * np.array(hessian) / np.outer(size, size))
     assert_same(result.covariance, jacobian @ inverse @ jacobian.T)
     found = np.append(result.standard_errors["weights"], result.standard_errors["atoms"])
-    np.testing.assert_array_equal(found, np.sqrt(result.covariance.diagonal()))
+    np.testing.assert_allclose(found**2, result.covariance.diagonal())
 
 
 def test_a_sketch_of_all_rows_is_exact(expected):
@@ -78,7 +78,7 @@ def test_a_sketch_of_all_rows_is_exact(expected):
     assert (none.covariance, none.standard_errors, none.errors_from) == (None, None, "none")
 
 
-def test_a_small_sketch_comes_near(medium):
+def test_a_small_sketch_comes_near_and_knows_what_is_fixed(medium):
     exact, near = (
         fitted(medium, 3, init=medium.truth, sketch_rows=1500, standard_errors=how)
         for how in ("exact", "sketch")
@@ -89,6 +89,12 @@ def test_a_small_sketch_comes_near(medium):
     for part, errors in exact.standard_errors.items():
         np.testing.assert_allclose(near.standard_errors[part], errors, rtol=0.15)
         assert near.standard_errors[part].tolist() != errors.tolist()
+    # The weights sum to 1, and no other direction is without error.
+    for found in (exact.covariance, near.covariance):
+        np.testing.assert_allclose(found[:3].sum(axis=0), 0, atol=1e-9 * np.sqrt(found.max()))
+        errors = np.sqrt(found.diagonal())
+        values = np.linalg.eigvalsh(found / np.outer(errors, errors))
+        assert abs(values[0]) < 1e-9 < 1e-6 < values[1]
 
 
 def test_a_sketch_that_knows_too_little_is_not_used():
@@ -100,24 +106,6 @@ def test_a_sketch_that_knows_too_little_is_not_used():
     assert not any("information" in row["step"] for row in poor.history)
     assert (poor.errors_from, poor.n_passes) == ("exact", exact.n_passes)
     np.testing.assert_array_equal(poor.covariance, exact.covariance)
-
-
-def test_weights_that_sum_to_1_vary_together(medium):
-    found = fitted(medium, 3, init=medium.truth).covariance
-    np.testing.assert_allclose(found[:3].sum(axis=0), 0, atol=1e-9 * np.sqrt(found.max()))
-    errors = np.sqrt(found.diagonal())
-    values = np.linalg.eigvalsh(found / np.outer(errors, errors))
-    assert abs(values[0]) < 1e-9
-    assert values[1] > 1e-6
-
-
-@pytest.mark.parametrize("n_features", [1, 2, 10, 20])
-def test_a_single_weight_has_no_error(n_features):
-    problem = simulate(600, n_features, 1, 20_000, seed=4, dtype="float64", base=True)
-    model = SoftmaxMixture(1).fit(problem.features, problem.counts, log_base=problem.log_base)
-    assert model.standard_errors_["weights"] == pytest.approx([0], abs=1e-8)
-    assert model.confidence_intervals()["weights"].tolist() == [[1, 1]]
-    assert (model.standard_errors_["atoms"] > 0).all()
 
 
 def test_what_changes_with_the_data(expected):
@@ -132,7 +120,7 @@ def test_what_changes_with_the_data(expected):
 
 
 WEIGHTS = r"singular.*weight of component [01], the weight of component [01]"
-BOTH = r"singular(?=.*weight of component [01]).*feature 'price' of component [01]"
+BOTH = r"singular.*feature 'price' of component [01]"
 NORMAL, BINARY = np.random.default_rng(5).standard_normal((400, 1)), np.repeat([[0.0], [1]], 99, 0)
 
 
@@ -168,12 +156,10 @@ OWN = Coordinates(Frame(np.zeros(2), np.ones(2)), np.ones(2), FACTOR, 5.0, 5.0)
 
 def test_the_sandwich_of_the_models_own_scores_is_the_plain_covariance():
     matrix = (KNOWN.vectors * KNOWN.values) @ KNOWN.vectors.T * np.outer(UNITS, UNITS)
-    plain, sandwich, wide = (
-        infer(KNOWN, ALPHA, OWN, 7000, NAMES, "clustered", scores).covariance
-        for scores in (None, 7000 * matrix, 21_000 * matrix)
-    )
-    np.testing.assert_allclose(sandwich, plain, rtol=1e-9, atol=1e-18)
-    np.testing.assert_allclose(wide, 3 * plain, rtol=1e-9, atol=1e-18)
+    plain = infer(KNOWN, ALPHA, OWN, 7000, NAMES, "exact").covariance
+    for times in (1, 3):
+        found = infer(KNOWN, ALPHA, OWN, 7000, NAMES, "clustered", times * 7000 * matrix)
+        assert_same(found.covariance, times * plain)
 
 
 @pytest.mark.parametrize("flat", range(6))
@@ -189,7 +175,7 @@ def test_a_flat_direction_is_named_by_rank(flat):
 
 
 def test_a_sketch_knows_what_stands_out_of_its_noise():
-    for part, known in ((0.0, True), (0.4, True), (0.6, False), (-1e-9, False)):
+    for part, known in ((0.0, True), (0.25, True), (0.4, False), (-1e-9, False)):
         values = KNOWN.values * np.sign(part or 1)
         assert known_well(replace(KNOWN, values=values, noise=abs(part * values))) == known
 

@@ -15,7 +15,7 @@ from softmix_dist.model import Array, Coordinates
 from softmix_dist.solve.information import FLAT, Curvature
 
 # Relative standard error of an eigenvalue above which a sketch does not know it.
-_UNKNOWN = 0.5
+_UNKNOWN = 0.3
 # Parameters of a direction that are named: those at least this part of the largest.
 _NAMED, _MOST_NAMED = 0.3, 4
 
@@ -87,10 +87,9 @@ def infer(
     # 1. Inverse information; the common shift of the log weights is no parameter.
     root = curvature.vectors / np.sqrt(curvature.values)
     bread = root @ root.T
-    shift = np.zeros(size)
-    shift[:n_components] = curvature.unit[:n_components]
-    bread -= np.outer(shift, shift)
     bread /= np.outer(curvature.unit, curvature.unit) * n_draws
+    bread[:n_components] -= weights @ bread[:n_components]
+    bread[:, :n_components] -= (bread[:, :n_components] @ weights)[:, None]
     covariance = bread if scores is None else bread @ scores @ bread
     # 2. To the weights and to the features' own coordinates.
     jacobian = to_parameters(weights, coordinates)

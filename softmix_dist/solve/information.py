@@ -92,8 +92,19 @@ class Curvature:
         """
         return self.vectors @ (self.along(slope) / (self._bends() + damping)) / self.unit
 
-    def gain(self, slope: Array) -> float:
-        """Gain that is left by the quadratic model, nats per draw; infinite if not curved."""
+    @property
+    def flat(self) -> bool:
+        """Whether some direction bends neither way, and none upwards."""
+        return bool(abs(self.lowest) <= _FLOOR)
+
+    def gain(self, slope: Array, flat: bool = False) -> float:
+        """Gain that is left by the quadratic model, nats per draw; infinite if not curved.
+
+        With ``flat``, what is left in the directions that do bend.
+        """
+        if flat:
+            bent = self.values > _FLOOR
+            return 0.5 * float(np.sum(self.along(slope)[bent] ** 2 / self.values[bent]))
         if not self.curved:
             return np.inf
         return 0.5 * float(np.sum(self.along(slope) ** 2 / self.values))

@@ -18,9 +18,7 @@ from softmix_dist import SoftmaxMixture
 from softmix_dist.data.simulate import _feature_law
 
 # Rows, features, components, draws and law.
-PASSES = [
-    (1_000_000, 16, K, 20_000_000, law) for law in ("gaussian", "clusters") for K in (5, 8)
-]
+PASSES = [(1_000_000, 16, K, 20_000_000, law) for law in ("gaussian", "clusters") for K in (5, 8)]
 FEW_DRAWS = [(300_000, 16, 5, 30_000, "gaussian"), (300_000, 16, 5, 30_000, "clusters")]
 TIMES = [(100_000, 16, 5, 2_000_000, "gaussian"), (300_000, 10, 20, 10_000_000, "gaussian")]
 SETS = {"passes": PASSES, "few-draws": FEW_DRAWS, "times": TIMES}
