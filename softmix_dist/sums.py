@@ -110,6 +110,29 @@ class InformationSums:
         return InformationSums(self.candidates + other.candidates, self.pairs + other.pairs)
 
 
+@dataclass(frozen=True)
+class HeldOutSums:
+    """Sums over held-out draws for several mixtures.
+
+    Attributes
+    ----------
+    first : (n,) array
+        sum_j n_j log pi_j of each mixture.
+    second : (n, n) array
+        sum_j n_j log pi_j log pi'_j of each pair.
+    n_draws : int
+    """
+
+    first: Array
+    second: Array
+    n_draws: int
+
+    def __add__(self, other: HeldOutSums) -> HeldOutSums:
+        return HeldOutSums(
+            self.first + other.first, self.second + other.second, self.n_draws + other.n_draws
+        )
+
+
 class Node(NamedTuple):
     """Sum of the blocks number * 2^level, ..., (number + 1) * 2^level - 1."""
 

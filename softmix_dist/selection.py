@@ -1,0 +1,351 @@
+"""How many components: fits of K = 1, 2, ... in the same passes, and what they say.
+
+Held-out likelihood is by binomial thinning: every draw goes to one of two halves with
+probability 1/2, which gives independent counts for fitting and for testing without dropping a
+candidate. The fits of one half are the starts of those of all draws, never the other way round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import as_dataset
+from softmix_dist.engine import Engine, engine_for, single_blas_thread
+from softmix_dist.errors import InputError, NumericalError
+from softmix_dist.kernels import survey as survey_block
+from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.race import Race, run_races
+from softmix_dist.results import Settings
+from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
+from softmix_dist.solve.point import Point
+from softmix_dist.sums import DesignSums, HeldOutSums
+from softmix_dist.survey import survey
+from softmix_dist.thinning import held_out, on_half
+from softmix_dist.warm import Start, Warmer, sample_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One number of components.
+
+    Attributes
+    ----------
+    n_components : int
+        K.
+    n_parameters : int
+        K (L + 1) - 1.
+    log_likelihood : float
+        Of the fit of all draws, nats per draw.
+    aic, bic : float
+    held_out : float
+        Log-likelihood of the second half of the draws at the fit of the first, nats per draw.
+    behind : float
+        How far that is behind the best, nats per draw.
+    behind_error : float
+        Standard error of it, by the draws of the second half, paired.
+    converged : bool
+        Both fits.
+    weights, atoms : (K,), (K, L) arrays
+        Of the fit of all draws, in the features' own coordinates.
+    """
+
+    n_components: int
+    n_parameters: int
+    log_likelihood: float
+    aic: float
+    bic: float
+    held_out: float
+    behind: float
+    behind_error: float
+    converged: bool
+    weights: Array
+    atoms: Array
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What each number of components is worth, and which one is recommended.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        By increasing K.
+    recommended : int or None
+        The smallest K within one paired standard error of the best held-out likelihood; None
+        where no fit converged.
+    by_bic : int or None
+        K with the smallest BIC.
+    n_draws, n_passes : int
+    seconds : float
+    """
+
+    candidates: list[Candidate]
+    recommended: int | None
+    by_bic: int | None
+    n_draws: int
+    n_passes: int
+    seconds: float
+
+    @property
+    def reason(self) -> str:
+        """Why that one."""
+        if self.recommended is None:
+            return "no fit converged, so none is recommended; raise max_passes or use l2 > 0"
+        left_out = [c.n_components for c in self.candidates if not c.converged]
+        (chosen,) = (c for c in self.candidates if c.n_components == self.recommended)
+        best = max((c for c in self.candidates if c.converged), key=lambda c: c.held_out)
+        text = f"K = {self.recommended} has the best held-out likelihood"
+        if chosen is not best:
+            text = (
+                f"K = {self.recommended} is the smallest within one standard error of the best "
+                f"held-out likelihood, that of K = {best.n_components} ({chosen.behind:.1e} nats "
+                f"per draw behind, standard error {chosen.behind_error:.1e})"
+            )
+        text += f"; BIC prefers K = {self.by_bic}"
+        if self.recommended == self.candidates[-1].n_components:
+            text += "; it is the largest that was tried: try more"
+        if left_out:
+            text += f"; not converged and left out: K = {', '.join(map(str, left_out))}"
+        return text
+
+    def __str__(self) -> str:
+        head = ("K", "parameters", "log-likelihood", "AIC - min", "BIC - min", "held-out", "behind")
+        lines = ["".join(f"{name:>16}" for name in head)]
+        least_aic, least_bic = (
+            min(getattr(c, name) for c in self.candidates) for name in ("aic", "bic")
+        )
+        for c in self.candidates:
+            cells = (
+                str(c.n_components), str(c.n_parameters), f"{c.log_likelihood:.8f}",
+                f"{c.aic - least_aic:.1f}", f"{c.bic - least_bic:.1f}", f"{c.held_out:.8f}",
+                f"{c.behind:.1e}",
+            )  # fmt: skip
+            marks = f" ± {c.behind_error:.0e}" + ("" if c.converged else "  NOT CONVERGED")
+            lines.append("".join(f"{cell:>16}" for cell in cells) + marks)
+        return "\n".join([*lines, "", self.reason])
+
+
+class _Half:
+    """An engine whose draws are the first half."""
+
+    def __init__(self, engine: Engine, seed: int):
+        self._engine, self._seed = engine, seed
+
+    def reduce(self, kernel: Any) -> Any:
+        return self._engine.reduce(partial(on_half, kernel=kernel, seed=self._seed))
+
+
+def select_components(
+    data: Any,
+    counts: Any = None,
+    *,
+    components: Iterable[int] = range(1, 9),
+    log_base: Any = None,
+    feature_names: Sequence[str] | None = None,
+    client: Client | None = None,
+    n_threads: int | None = None,
+    **parameters: Any,
+) -> Selection:
+    """Choose the number of components.
+
+    Parameters
+    ----------
+    data, counts, log_base, feature_names, client, n_threads
+        As for `SoftmaxMixture.fit`.
+    components : iterable of int
+        The numbers to try, in the same passes.
+    **parameters
+        Of `SoftmaxMixture`; ``init`` must be "auto", "search", "subspace" or "random".
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    InputError, StoreError
+        If the data or the parameters cannot be used.
+    NumericalError
+        If no start of some K has a finite likelihood.
+    """
+    numbers = sorted(set(components))
+    if not numbers:
+        raise InputError("components: expected at least one number")
+    every = [Settings(n_components=K, **parameters) for K in numbers]
+    for settings in every:
+        settings.check()
+    if every[0].init not in ("auto", "search", "subspace", "random"):
+        raise InputError(
+            f"init: expected auto, search, subspace or random, found {every[0].init!r}"
+        )
+    engine = engine_for(client, n_threads)
+    try:
+        with single_blas_thread():
+            dataset = as_dataset(data, counts, log_base, feature_names)
+            return _Path(dataset, every, engine).run()
+    finally:
+        engine.close()
+
+
+class _Path:
+    """The fits of all K."""
+
+    def __init__(self, dataset: Any, settings: list[Settings], engine: Engine):
+        self.dataset, self.engine = dataset, engine
+        # The sketch of the largest K serves them all.
+        self.settings = settings
+        self.largest = settings[-1]
+        seed = self.largest.random_state
+        self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
+        self.began = time.perf_counter()
+
+    def run(self) -> Selection:
+        # 1. Survey; the design of the first half.
+        design, coordinates = survey(self.dataset, self.engine, self.largest.n_components)
+        if self.largest.n_components > design.n_observed:
+            raise InputError(
+                f"components: {self.largest.n_components}, but only {design.n_observed} distinct "
+                "candidates were observed; use fewer"
+            )
+        half = _Half(self.engine, self.seed)
+        half_design, _ = half.reduce(survey_block)
+        n_passes = 2
+        # 2. Fits of the first half, from starts on its sketch.
+        starts, sample, looked = self._starts(half, half_design, coordinates)
+        stepper = self._stepper(half, half_design, coordinates, sample, n_passes + looked)
+        halves = self._race(stepper, starts)
+        # 3. Their likelihood of the second half.
+        first = [self._point(race) for race in halves]
+        scores = self._held_out(first, coordinates)
+        # 4. Fits of all draws, from there.
+        warmer = Warmer(self.engine, self.largest, design, coordinates, self.seed)
+        found = [Start("half", point.mixture, point.log_normalisers) for point in first]
+        rows = (
+            warmer.look_again(self.engine, found)
+            if warmer.needs_second
+            else warmer.look(self.engine)[0]
+        )
+        sample = sample_of(rows, self.largest, design, coordinates)
+        whole = self._stepper(self.engine, design, coordinates, sample, stepper.n_passes + 2)
+        races = self._race(whole, [[start] for start in found])
+        return self._selection(halves, races, scores, first, design, coordinates, whole.n_passes)
+
+    def _starts(
+        self, half: Any, design: DesignSums, coordinates: Coordinates
+    ) -> tuple[list[list[Start]], Any, int]:
+        warmers = [
+            Warmer(half, replace(s, sketch_rows=self._rows()), design, coordinates, self.seed)
+            for s in self.settings
+        ]
+        rows, second = warmers[-1].look(half)
+        proposed = [warmer.propose(rows, second) for warmer in warmers]
+        if warmers[-1].needs_second:
+            every = [start for _, found in proposed for start in found]
+            rows = warmers[-1].look_again(half, every)
+            proposed = [
+                warmer.judge(rows, found)
+                for warmer, (_, found) in zip(warmers, proposed, strict=True)
+            ]
+        warm = [
+            warmer.finished(sample, found, second)
+            for warmer, (sample, found) in zip(warmers, proposed, strict=True)
+        ]
+        chosen = [[start for start in w.starts if start.chosen] for w in warm]
+        return chosen, warm[-1].sample, warmers[-1].n_passes
+
+    def _rows(self) -> int | None:
+        return self.largest.sketch_rows
+
+    def _stepper(
+        self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int
+    ) -> Stepper:
+        stepper = Stepper(
+            engine, self.largest, design, coordinates, sample, self.dataset.feature_names,
+            self.began,
+        )  # fmt: skip
+        stepper.n_passes = n_passes
+        return stepper
+
+    def _race(self, stepper: Stepper, starts: list[list[Start]]) -> list[Race]:
+        dtype = DOUBLE if self.largest.precision == "double" else SINGLE
+        races = [
+            Race([Run(s, i, s.mixture, s.predicted, dtype) for i, s in enumerate(found)])
+            for found in starts
+        ]
+        most = stepper.n_passes + self.largest.max_passes
+        run_races(stepper, races, lambda: stepper.n_passes < most, lambda race, n: None)
+        return races
+
+    def _point(self, race: Race) -> Point:
+        leader = race.leader
+        if leader is None or leader.state is None:
+            raise NumericalError("no start has a finite likelihood; rescale the features")
+        return leader.state.point
+
+    def _held_out(self, points: list[Point], coordinates: Coordinates) -> tuple[Array, Array, int]:
+        """Mean log-likelihoods of the second half, (n,), covariance of a draw's, and draws."""
+        mixtures = []
+        for point in points:
+            total = np.logaddexp.reduce(point.mixture.offsets + point.log_normalisers)
+            normalised = Mixture(point.mixture.offsets - total, point.mixture.atoms)
+            mixtures.append(coordinates.to_frame(normalised))
+        sums: HeldOutSums = self.engine.reduce(partial(held_out, mixtures=mixtures, seed=self.seed))
+        mean = sums.first / sums.n_draws
+        return mean, sums.second / sums.n_draws - np.outer(mean, mean), sums.n_draws
+
+    def _selection(
+        self, halves: list[Race], races: list[Race], scores: tuple[Array, Array, int],
+        first: list[Point], design: DesignSums, coordinates: Coordinates, n_passes: int,
+    ) -> Selection:  # fmt: skip
+        mean, spread, n_test = scores
+        fits = [race.leader for race in races]
+        both = [
+            bool(a.leader and a.leader.converged and b and b.converged)
+            for a, b in zip(halves, fits, strict=True)
+        ]
+        eligible = np.flatnonzero(both)
+        best = int(eligible[np.argmax(mean[eligible])]) if eligible.size else int(np.argmax(mean))
+        paired = np.diag(spread) + spread[best, best] - 2 * spread[best]
+        errors = np.sqrt(np.maximum(paired, 0) / n_test)
+        behind = mean[best] - mean
+        candidates = []
+        for i, (settings, race) in enumerate(zip(self.settings, races, strict=True)):
+            point = self._point(race)
+            order = np.argsort(-point.weights, kind="stable")
+            size = settings.n_components * (len(coordinates.mean) + 1) - 1
+            fit = -2 * design.n_draws * point.log_likelihood
+            candidates.append(
+                Candidate(
+                    settings.n_components,
+                    size,
+                    point.log_likelihood,
+                    fit + 2 * size,
+                    fit + size * float(np.log(design.n_draws)),
+                    float(mean[i]),
+                    float(behind[i]),
+                    float(errors[i]),
+                    both[i],
+                    point.weights[order],
+                    coordinates.to_features(point.mixture.atoms[order]),
+                )  # fmt: skip
+            )
+        good = [c for c in candidates if c.converged]
+        near = [c.n_components for c in good if c.behind <= c.behind_error]
+        return Selection(
+            candidates,
+            near[0] if near else None,
+            min(good, key=lambda c: c.bic).n_components if good else None,
+            design.n_draws,
+            n_passes,
+            time.perf_counter() - self.began,
+        )

@@ -1,0 +1,71 @@
+"""Kernels on two independent halves of the draws.
+
+Every draw goes to the first half with probability 1/2, by random numbers of the block: the
+halves never depend on tasks or workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block
+from softmix_dist.model import Mixture
+from softmix_dist.sums import HeldOutSums
+
+# Highest word of the counter; sketches have others.
+_STREAM = 1 << 32
+
+
+def first_half(block: Block, seed: int) -> Array:
+    """Draws of each row in the first half, (rows,)."""
+    key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+    counter = np.array([0, block.start, 0, _STREAM], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return generator.binomial(block.draws.astype(np.int64), 0.5).astype(np.float64)
+
+
+def on_half(block: Block, kernel: Callable[[Block], Any], seed: int) -> Any:
+    """Call a kernel on the block with the draws of the first half."""
+    if block.findings:
+        return kernel(block)
+    draws = first_half(block, seed)
+    observed = None if block.observed is None else np.flatnonzero(draws)
+    return kernel(replace(block, draws=draws, observed=observed))
+
+
+def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSums:
+    """Log-likelihoods of the second half of the draws, and their products.
+
+    Parameters
+    ----------
+    block : Block
+    mixtures : sequence of Mixture
+        In frame coordinates, normalised: their densities sum to 1 over the candidates.
+    seed : int
+
+    Returns
+    -------
+    HeldOutSums
+    """
+    block.check()
+    left = block.draws - first_half(block, seed)
+    first = np.zeros(len(mixtures))
+    second = np.zeros((len(mixtures), len(mixtures)))
+    for part, stored in block.parts():
+        n = left[part]
+        seen = np.flatnonzero(n)
+        x = stored[seen].astype(np.float64)
+        logs = np.empty((len(seen), len(mixtures)))
+        for i, mixture in enumerate(mixtures):
+            logits = x @ np.column_stack([mixture.offsets, mixture.atoms]).T
+            top = logits.max(axis=1, initial=-np.inf)
+            logs[:, i] = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        if block.log_base is not None:
+            logs += block.log_base[part][seen, None]
+        first += n[seen] @ logs
+        second += logs.T @ (n[seen, None] * logs)
+    return HeldOutSums(first, second, int(left.sum()))
