@@ -17,6 +17,7 @@ from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import Settings
 from softmix_dist.solve import em
+from softmix_dist.solve.finish import finish
 from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
 from softmix_dist.solve.point import Point, evaluate
@@ -35,6 +36,9 @@ _NEAR = 0.05
 # The sketch's curvature is good enough while what is left to gain shrinks by this in as many
 # passes.
 _SHRINKS, _WITHIN = 0.1, 5
+# Newton's steps on the driver that a slow run may ask for: how often, how many at a time, and
+# rows times squared coefficients times steps at most.
+_FINISHES, _FINISH_STEPS, _FINISH_WORK = 10, 100, 3e10
 # A fit that did not converge has standard errors where it is as near, in standard errors.
 _NEAR_ENOUGH = 1.0
 # A component far outside the radius whose information is as small as this has no maximum.
@@ -66,6 +70,7 @@ class Run:
     proof: tuple[Point, Curvature] | None = None
     dropped: int = 0
     stopped: str | None = None
+    finishes: int = 0
     # What was left to gain at each accepted point since the curvature was last renewed.
     left: list[float] = field(default_factory=list)
 
@@ -267,6 +272,8 @@ class Stepper:
             return
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
+        if slow and run.dtype == DOUBLE and self._finish(run):
+            return
         if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
             exact = self._exact_curvature(state.point)
             run.state = em.bent(state, exact, self.em)
@@ -276,6 +283,34 @@ class Stepper:
             state.curvature is None or state.curvature.noise.any() or self.sample.is_all
         ):
             run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
+
+    def _finish(self, run: Run) -> bool:
+        """Propose the end of Newton's steps on the driver, where the sketch is all data."""
+        assert run.state is not None
+        sample, point = self.sample, run.state.point
+        size = point.mixture.atoms.size + len(point.weights)
+        if sample is None or not sample.is_all or run.finishes == _FINISHES:
+            return False
+        steps = int(_FINISH_WORK // (len(sample.z) * size**2))
+        if not steps:
+            return False
+        run.finishes += 1
+        shift = self.coordinates.log_candidates
+        begin = Mixture(np.log(point.weights) - point.log_normalisers + shift, point.mixture.atoms)
+        tol = 0.5 * (0.1 * self.settings.tol) ** 2 / self.design.n_draws
+        end = finish(sample, begin, min(steps, _FINISH_STEPS), tol)
+        predicted = end.log_normalisers + shift
+        proposal = Mixture(np.log(end.weights) - predicted, end.mixture.atoms)
+        # The curvature here says nothing of the end: it is taken when that is accepted.
+        run.state = replace(
+            em.start(point, self.em),
+            kind="newton",
+            proposal=proposal,
+            predicted=predicted,
+            remaining=np.inf,
+        )
+        run.left = []
+        return True
 
     def _exact_curvature(self, point: Point) -> Curvature:
         """Curvature at an accepted point, by one pass over the data."""

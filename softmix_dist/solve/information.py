@@ -95,7 +95,7 @@ class Curvature:
     @property
     def flat(self) -> bool:
         """Whether some direction bends neither way, and none upwards."""
-        return bool(abs(self.lowest) <= _FLOOR)
+        return bool(abs(self.lowest) <= FLAT)
 
     def gain(self, slope: Array, flat: bool = False) -> float:
         """Gain that is left by the quadratic model, nats per draw; infinite if not curved.
@@ -103,7 +103,7 @@ class Curvature:
         With ``flat``, what is left in the directions that do bend.
         """
         if flat:
-            bent = self.values > _FLOOR
+            bent = self.values > FLAT
             return 0.5 * float(np.sum(self.along(slope)[bent] ** 2 / self.values[bent]))
         if not self.curved:
             return np.inf

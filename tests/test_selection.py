@@ -1,0 +1,111 @@
+"""Choosing the number of components, and the halves of the draws that it rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from problems import simulate
+
+from softmix_dist import SoftmaxMixture
+from softmix_dist.blocks import RawBlock
+from softmix_dist.errors import InputError
+from softmix_dist.kernels import prepare
+from softmix_dist.model import Frame, Mixture
+from softmix_dist.selection import select_components
+from softmix_dist.thinning import first_half, held_out, on_half
+
+
+def block_of(problem, start=0, stop=None):
+    part = slice(start, stop)
+    raw = RawBlock(start, problem.features[part], problem.counts[part])
+    n_features = problem.features.shape[1]
+    return prepare(raw, Frame(np.zeros(n_features), np.ones(n_features)), 2)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return simulate(3000, 3, 2, 60_000, seed=4, norm=1.7)
+
+
+@pytest.fixture(scope="module")
+def selection(problem):
+    return select_components(problem.features, problem.counts, components=[3, 1, 2])
+
+
+def test_the_number_behind_the_draws_is_recommended(selection):
+    assert selection.recommended == selection.by_bic == 2
+    assert [c.n_components for c in selection.candidates] == [1, 2, 3]
+    assert "K = 2" in selection.reason
+    told = str(selection)
+    assert selection.reason in told
+    assert all(f"{c.log_likelihood:.8f}" in told for c in selection.candidates)
+
+
+def test_the_path_is_that_of_single_fits(problem, selection):
+    for candidate in selection.candidates[:2]:
+        single = SoftmaxMixture(candidate.n_components).fit(problem.features, problem.counts)
+        assert candidate.converged
+        assert abs(single.log_likelihood_ - candidate.log_likelihood) < 1e-9
+        np.testing.assert_allclose(candidate.atoms, single.atoms_, atol=1e-3)
+        size = candidate.n_parameters
+        assert size == candidate.n_components * 4 - 1
+        fit = -2 * selection.n_draws * candidate.log_likelihood
+        assert candidate.aic == pytest.approx(fit + 2 * size)
+        assert candidate.bic == pytest.approx(fit + size * np.log(selection.n_draws))
+
+
+def test_a_fit_that_did_not_converge_is_marked_and_not_recommended(problem):
+    with np.errstate(all="ignore"):
+        found = select_components(
+            problem.features, problem.counts, components=[1, 2], max_passes=1, solver="em",
+            sketch_rows=200,
+        )  # fmt: skip
+    assert not any(c.converged for c in found.candidates)
+    assert found.recommended is None
+    assert "no fit converged" in found.reason
+    assert "NOT CONVERGED" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"components": []}, "at least one"),
+        ({"components": [0, 1]}, "n_components"),
+        ({"components": [1, 4000]}, "4000"),
+        ({"init": "moments"}, "init"),
+    ],
+)
+def test_what_cannot_be_chosen_from_is_refused(problem, options, message):
+    with pytest.raises(InputError, match=message):
+        select_components(problem.features, problem.counts, **options)
+
+
+def test_halves_are_those_of_the_block_and_add_up(problem):
+    block = block_of(problem, 1000, 2000)
+    half = first_half(block, 7)
+    assert (half >= 0).all()
+    assert (half <= block.draws).all()
+    np.testing.assert_array_equal(half, first_half(block, 7))
+    assert (half != first_half(block, 8)).any()
+    total = block.draws.sum()
+    assert abs(half.sum() - total / 2) < 5 * np.sqrt(total) / 2
+    np.testing.assert_array_equal(on_half(block, lambda b: b.draws, 7), half)
+
+
+def test_held_out_sums_are_the_oracles(problem):
+    block = block_of(problem, 0, 500)
+    left = (block.draws - first_half(block, 7)).astype(int)
+    atoms = np.array([[0.5, 0.0, -0.2], [-1.0, 0.3, 0.1]])
+    weights = np.array([[0.3, 0.7], [0.6, 0.4]])
+    features = problem.features[:500]
+    offsets = [
+        np.log(w) - [np.log(np.sum(np.exp(features @ atom))) for atom in atoms] for w in weights
+    ]
+    sums = held_out(block, [Mixture(b, atoms) for b in offsets], 7)
+    assert sums.n_draws == left.sum()
+    logs = [np.array(reference.log_probabilities(features, w, atoms), float) for w in weights]
+    for i, a in enumerate(logs):
+        assert sums.first[i] == pytest.approx(left @ a)
+        for j, b in enumerate(logs):
+            assert sums.second[i, j] == pytest.approx(left @ (a * b))
