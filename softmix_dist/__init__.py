@@ -12,17 +12,26 @@ if TYPE_CHECKING:
     from softmix_dist.data.simulate import simulate
     from softmix_dist.data.writer import write_dataset
     from softmix_dist.estimator import SoftmaxMixture
+    from softmix_dist.selection import select_components
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "SoftmaxMixture": "softmix_dist.estimator",
     "open_dataset": "softmix_dist.data.dataset",
+    "select_components": "softmix_dist.selection",
     "simulate": "softmix_dist.data.simulate",
     "write_dataset": "softmix_dist.data.writer",
 }
 
-__all__ = ["SoftmaxMixture", "__version__", "open_dataset", "simulate", "write_dataset"]
+__all__ = [
+    "SoftmaxMixture",
+    "__version__",
+    "open_dataset",
+    "select_components",
+    "simulate",
+    "write_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -180,3 +180,11 @@ def test_it_is_a_plug_in_of_the_dask_command():
     )
     assert done.returncode == 0, done.stderr
     assert "predict" in done.stdout
+
+
+# ------------------------------------------------------------------ select
+def test_select_recommends_a_number_of_components(data):
+    told = json.loads(softmix("select", data, "--components", "2:3", "--json").stdout)
+    assert told["recommended"] == 3
+    assert [row["n_components"] for row in told["candidates"]] == [2, 3]
+    assert "K = 3" in softmix("select", data, "--components", "2:3").stdout
