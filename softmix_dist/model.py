@@ -44,6 +44,11 @@ class Mixture:
         """Number of components K."""
         return len(self.offsets)
 
+    @property
+    def n_coefficients(self) -> int:
+        """K (L + 1): offsets and coordinates of the atoms."""
+        return self.offsets.size + self.atoms.size
+
 
 @dataclass(frozen=True)
 class Frame:

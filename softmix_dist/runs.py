@@ -149,7 +149,7 @@ class Stepper:
         """
         assert run.state is not None
         point = run.state.point
-        size = point.mixture.atoms.size + len(point.weights)
+        size = point.mixture.n_coefficients
         far = not (run.converged or self.distance(run.state.remaining) < _NEAR_ENOUGH)
         if source == "none" or size > _LARGEST_MATRIX:
             return None
@@ -169,13 +169,13 @@ class Stepper:
         assert run.state is not None
         state, point = run.state, run.state.point
         # 1. By the sketch, where its errors leave no doubt.
-        if state.curvature is not None and not state.stuck:
+        if state.curvature is not None and not state.stuck and em.moved(state) <= _NEAR:
             most = state.curvature.most(em.slope_at(point))
             if self.distance(most) < self.settings.tol:
                 run.converged = run.verified = True
                 return
         # 2. By one pass more, and its row.
-        if point.mixture.atoms.size + len(point.weights) > _LARGEST_INFORMATION:
+        if point.mixture.n_coefficients > _LARGEST_INFORMATION:
             run.converged = self.distance(state.remaining) < self.settings.tol
             run.stopped = None if run.converged or not state.stuck else _STUCK
             return
@@ -267,7 +267,7 @@ class Stepper:
         state = run.state
         if self.settings.solver not in ("auto", "newton") or self.sample is None:
             return
-        size = state.point.mixture.atoms.size + len(state.point.weights)
+        size = state.point.mixture.n_coefficients
         if size > _LARGEST_MATRIX:
             return
         run.left.append(state.remaining)
@@ -288,7 +288,7 @@ class Stepper:
         """Propose the end of Newton's steps on the driver, where the sketch is all data."""
         assert run.state is not None
         sample, point = self.sample, run.state.point
-        size = point.mixture.atoms.size + len(point.weights)
+        size = point.mixture.n_coefficients
         if sample is None or not sample.is_all or run.finishes == _FINISHES:
             return False
         steps = int(_FINISH_WORK // (len(sample.z) * size**2))

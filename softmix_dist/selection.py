@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -238,14 +238,13 @@ class _Path:
         sample = sample_of(rows, self.largest, design, coordinates)
         whole = self._stepper(self.engine, design, coordinates, sample, stepper.n_passes + 2)
         races = self._race(whole, [[start] for start in found])
-        return self._selection(halves, races, scores, first, design, coordinates, whole.n_passes)
+        return self._selection(halves, races, scores, design, coordinates, whole.n_passes)
 
     def _starts(
         self, half: Any, design: DesignSums, coordinates: Coordinates
     ) -> tuple[list[list[Start]], Any, int]:
         warmers = [
-            Warmer(half, replace(s, sketch_rows=self._rows()), design, coordinates, self.seed)
-            for s in self.settings
+            Warmer(half, settings, design, coordinates, self.seed) for settings in self.settings
         ]
         rows, second = warmers[-1].look(half)
         proposed = [warmer.propose(rows, second) for warmer in warmers]
@@ -262,9 +261,6 @@ class _Path:
         ]
         chosen = [[start for start in w.starts if start.chosen] for w in warm]
         return chosen, warm[-1].sample, warmers[-1].n_passes
-
-    def _rows(self) -> int | None:
-        return self.largest.sketch_rows
 
     def _stepper(
         self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int
@@ -305,7 +301,7 @@ class _Path:
 
     def _selection(
         self, halves: list[Race], races: list[Race], scores: tuple[Array, Array, int],
-        first: list[Point], design: DesignSums, coordinates: Coordinates, n_passes: int,
+        design: DesignSums, coordinates: Coordinates, n_passes: int,
     ) -> Selection:  # fmt: skip
         mean, spread, n_test = scores
         fits = [race.leader for race in races]

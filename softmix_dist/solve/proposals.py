@@ -74,7 +74,7 @@ def highest_atoms(
     style: Proposals,
     least: float = _NOTHING,
 ) -> list[New]:
-    """Atoms where Lindsay's gradient function has high maxima, each with its best weight.
+    """Find the atoms that a mixture lacks most, each with its best weight.
 
     Parameters
     ----------
