@@ -38,6 +38,7 @@ from softmix_dist.solve.inference import Inference, infer, reordered
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.starts import (
+    Start,
     explicit_start,
     mixture_at,
     predicted_normalisers,
@@ -45,7 +46,7 @@ from softmix_dist.solve.starts import (
 )
 from softmix_dist.sums import DesignSums
 from softmix_dist.survey import survey
-from softmix_dist.warm import Start, Warmer, WarmStarts
+from softmix_dist.warm import Warmer, WarmStarts
 
 logger = logging.getLogger("softmix_dist")
 

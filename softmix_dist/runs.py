@@ -22,8 +22,8 @@ from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
 from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.starts import Start
 from softmix_dist.sums import DesignSums, ScoreSums
-from softmix_dist.warm import Start
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 # Up to this many coefficients the information is computed on all data where the sketch's is

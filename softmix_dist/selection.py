@@ -24,11 +24,13 @@ from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.race import Race, run_races
 from softmix_dist.results import Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
+from softmix_dist.sketching import sample_of
 from softmix_dist.solve.point import Point
+from softmix_dist.solve.starts import Start
 from softmix_dist.sums import DesignSums, HeldOutSums
 from softmix_dist.survey import survey
 from softmix_dist.thinning import held_out, on_half
-from softmix_dist.warm import Start, Warmer, sample_of
+from softmix_dist.warm import Warmer
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -13,22 +13,21 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from softmix_dist import moments as latent
 from softmix_dist.blocks import Array, Block
-from softmix_dist.engine import Engine, memory_limit
-from softmix_dist.errors import InputError
+from softmix_dist.engine import Engine
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import Settings
 from softmix_dist.sketch import Sampling, SketchRows, draw
+from softmix_dist.sketching import sample_of, sampling, sketch_rows
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.finish import finish
+from softmix_dist.solve.finish import newton_steps, polish
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.search import complete, refine, search
-from softmix_dist.solve.starts import mixture_at, random_starts
+from softmix_dist.solve.starts import Start, mixture_at, random_starts
 from softmix_dist.sums import DesignSums
 
 # Directions along which the moment estimator is tried, the leading one first.
@@ -39,62 +38,18 @@ _UNSETTLED = 2e-4
 _ALIKE = 0.05
 # Starts that differ by less on the sketch, in nats per draw, are the same optimum.
 _SAME = 1e-6
-_FIRST, _SHORT, _POLISH = 8, 60, 200
+_FIRST, _SHORT = 8, 60
 # Estimates of one method that go on after the first steps.
 _FINALISTS = 2
-_POLISHED = 1e-9
-# Newton's steps of the polish, and rows times squared coefficients times steps at most; with
-# few of them, EM goes further before.
-_NEWTON, _FINISHED, _FEW = 40, 2e10, 10
+# Multiplications that Newton's steps of one polish may cost; where so many steps are not to be
+# had, fewer starts are polished.
+_FINISHED, _POLISH_STEPS = 2e10, 40
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 6
 # Starts that are polished at most.
 _MOST_POLISHED = 8
 # Standard deviations of a difference on the sketch within which it decides nothing.
 _DOUBT = 3.0
-# Rows times the cube of the coefficients: up to 48 of them the sketch has 100 000 rows.
-_WORK = 11_500_000_000
-# Rows of the second sketch for each coefficient: the first only proposes.
-_SECOND = 250
-# Copies of the sketch that are held at a time, in both precisions.
-_COPIES = 6
-
-
-@dataclass
-class Start:
-    """One start, in standard coordinates.
-
-    Attributes
-    ----------
-    method : str
-    mixture : Mixture
-        Its offsets are those of the whole data.
-    predicted : (K,) array
-        Log normalisers of the whole data, as the sketch has them.
-    sketch_log_likelihood, objective : float
-        On the sketch after short EM, nats per draw.
-    passes : int
-        Over the data, shared by the starts of one fit.
-    seconds : float
-        On the driver.
-    notes : tuple of str
-        What was degenerate, and what was done instead.
-    chosen : bool
-        Whether it goes on to the whole data.
-    agrees : bool
-        Whether it reached the best optimum of the sketch.
-    """
-
-    method: str
-    mixture: Mixture
-    predicted: Array
-    sketch_log_likelihood: float | None = None
-    objective: float = -np.inf
-    passes: int = 0
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-    chosen: bool = True
-    agrees: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,62 +71,6 @@ class WarmStarts:
     sample: Sample
     n_passes: int
     kurtosis: Array
-
-
-def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
-    """Rows of the first sketch and of the second: as asked for, or by the coefficients.
-
-    With few coefficients more rows cost nothing, and they decide between close optima
-    (measured: at 20 000 rows of 100 000 candidates with 9 coefficients the best optimum of
-    the sketch was 2e-6 nats per draw short on the data).
-    """
-    if settings.sketch_rows is not None:
-        return settings.sketch_rows, settings.sketch_rows
-    coefficients = settings.n_components * (n_features + 1)
-    first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients**3))
-    return first, max(first, _SECOND * coefficients)
-
-
-def sampling(
-    settings: Settings, design: DesignSums, coordinates: Coordinates, seed: int
-) -> Sampling:
-    """How the rows of the sketch are chosen.
-
-    Raises
-    ------
-    InputError
-        If the sketch would not fit in memory.
-    """
-    n_features = len(coordinates.mean)
-    n_rows, most_rows = sketch_rows(settings, n_features)
-    most_rows = min(most_rows, design.n_candidates)
-    needed = _COPIES * most_rows * (n_features + 8) * 8
-    if needed > memory_limit():
-        raise InputError(
-            f"sketch_rows: {most_rows} rows of {n_features} features need about "
-            f"{needed / 1e9:.1f} GB on the driver, which has {memory_limit() / 1e9:.1f} GB; "
-            "use fewer"
-        )
-    return Sampling(seed, n_rows, design.n_candidates, coordinates.log_candidates, design.n_draws)
-
-
-def sample_of(
-    rows: SketchRows, settings: Settings, design: DesignSums, coordinates: Coordinates
-) -> Sample:
-    """Turn rows of the sketch into the small problem of the driver."""
-    centred = rows.features.astype(np.float64) - coordinates.mean
-    z = solve_triangular(coordinates.factor, centred.T, lower=True).T
-    return Sample.of(
-        z,
-        np.exp(rows.log_base) / rows.chance,
-        rows.draws / rows.chance,
-        design.n_draws,
-        settings.n_components,
-        coordinates.base_entropy,
-        settings.l2,
-        rows.log_base if rows.log_base.any() else None,
-        rows.chance,
-    )
 
 
 class Warmer:
@@ -389,22 +288,14 @@ class Warmer:
                 )
         return sorted(found, key=lambda start: -start.objective)
 
-    def _newton_steps(self, sample: Sample) -> int:
-        """Newton's steps of one polish that the driver can afford."""
-        size = self.settings.n_components * sample.z.shape[1]
-        return min(_NEWTON, int(_FINISHED // (len(sample.z) * size**2)))
-
     def _most_polished(self, sample: Sample) -> int:
-        return _MOST_POLISHED if self._newton_steps(sample) == _NEWTON else _MOST_KEPT
+        few = newton_steps(sample, self.settings.n_components, _FINISHED) < _POLISH_STEPS
+        return _MOST_KEPT if few else _MOST_POLISHED
 
     def _polished(self, start: Start, sample: Sample, bar: float) -> Start:
         shift = self.coordinates.log_candidates
         mixture = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
-        steps = self._newton_steps(sample)
-        enough = _SHORT if steps > _FEW else _POLISH
-        (point,) = climb(sample, [mixture], enough, _POLISHED, dtype=np.float64)
-        if steps:
-            point = finish(sample, point.mixture, steps, 1e-4 * _POLISHED, bar)
+        point = polish(sample, mixture, _FINISHED, bar)
         return self._start(start.method, point, start.notes, start.passes, start.seconds)
 
     def _start(

@@ -10,7 +10,7 @@ import pytest
 from engines import local, on_cluster
 from problems import Problem, assert_never_falls, fitted, signature, simulate
 
-from softmix_dist import warm
+from softmix_dist import sketching
 from softmix_dist.engine import LocalEngine
 from softmix_dist.errors import InputError, SoftmixWarning, WarmStartWarning
 from softmix_dist.fit import Settings, fit
@@ -290,7 +290,7 @@ def test_a_sketch_too_small_is_refused(medium, rows):
 
 @pytest.mark.parametrize("init", ["auto", "search", "tensor"])
 def test_a_sketch_larger_than_memory_is_refused(monkeypatch, medium, init):
-    monkeypatch.setattr(warm, "memory_limit", lambda: 1_000_000)
+    monkeypatch.setattr(sketching, "memory_limit", lambda: 1_000_000)
     with pytest.raises(InputError, match="sketch_rows: 5000 rows of 3 features") as caught:
         fitted(medium, 3, init=init, sketch_rows=5000)
     assert "use fewer" in str(caught.value)
@@ -300,7 +300,7 @@ def test_a_sketch_larger_than_memory_is_refused(monkeypatch, medium, init):
 
 
 def test_memory_is_that_of_the_rows_there_are(monkeypatch, medium):
-    monkeypatch.setattr(warm, "memory_limit", lambda: 10_000_000)
+    monkeypatch.setattr(sketching, "memory_limit", lambda: 10_000_000)
     assert_sane(quietly(medium, 3, init="search", sketch_rows=10**9), 3)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from softmix_dist.model import Mixture
 from softmix_dist.solve import em
+from softmix_dist.solve.climb import climb
 from softmix_dist.solve.information import sketched_curvature
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
@@ -16,6 +17,39 @@ _FIRST_RADIUS, _SMALLEST_RADIUS = 0.3, 1e-9
 _POOR, _GOOD = 0.1, 0.5
 # A component with less than this many draws has vanished.
 _VANISHED = 1e-3
+# Of a polish: Newton's steps at most; steps of EM before, many where Newton's are few.
+_NEWTON, _FEW, _SHORT, _LONG = 40, 10, 60, 200
+# EM before stops when less than this is left to gain, and Newton's method at a part of it.
+_LEFT, _PART = 1e-9, 1e-4
+
+
+def newton_steps(sample: Sample, n_components: int, work: float) -> int:
+    """Newton's steps that cost no more than ``work`` multiplications, at most 40."""
+    size = n_components * sample.z.shape[1]
+    return min(_NEWTON, int(work // (len(sample.z) * size**2)))
+
+
+def polish(sample: Sample, mixture: Mixture, work: float, bar: float = -np.inf) -> Point:
+    """Go to the maximum near a mixture, on the sketch: EM in float64, then Newton's method.
+
+    Parameters
+    ----------
+    sample : Sample
+    mixture : Mixture
+        In standard coordinates.
+    work : float
+        Multiplications that Newton's steps may cost; where they are few EM goes further.
+    bar : float
+        Stop when this objective cannot be expected to be passed.
+
+    Returns
+    -------
+    Point
+    """
+    steps = newton_steps(sample, mixture.n_components, work)
+    enough = _SHORT if steps > _FEW else _LONG
+    (point,) = climb(sample, [mixture], enough, _LEFT, dtype=np.float64)
+    return finish(sample, point.mixture, steps, _PART * _LEFT, bar) if steps else point
 
 
 def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float = -np.inf) -> Point:

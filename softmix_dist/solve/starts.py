@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from softmix_dist.errors import InputError
@@ -9,6 +11,43 @@ from softmix_dist.model import Array, Coordinates, Mixture
 
 # Norms of random atoms: below, components are hardly told apart; above, they condense.
 _NORMS = 0.5, 2.5
+
+
+@dataclass
+class Start:
+    """One start, in standard coordinates.
+
+    Attributes
+    ----------
+    method : str
+    mixture : Mixture
+        Its offsets are those of the whole data.
+    predicted : (K,) array
+        Log normalisers of the whole data, as the sketch has them.
+    sketch_log_likelihood, objective : float
+        On the sketch after short EM, nats per draw.
+    passes : int
+        Over the data, shared by the starts of one fit.
+    seconds : float
+        On the driver.
+    notes : tuple of str
+        What was degenerate, and what was done instead.
+    chosen : bool
+        Whether it goes on to the whole data.
+    agrees : bool
+        Whether it reached the best optimum of the sketch.
+    """
+
+    method: str
+    mixture: Mixture
+    predicted: Array
+    sketch_log_likelihood: float | None = None
+    objective: float = -np.inf
+    passes: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    chosen: bool = True
+    agrees: bool = False
 
 
 def mixture_at(weights: Array, atoms: Array, coordinates: Coordinates) -> Mixture:
