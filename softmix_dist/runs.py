@@ -38,7 +38,7 @@ _NEAR = 0.05
 _SHRINKS, _WITHIN = 0.1, 5
 # Newton's steps on the driver that a slow run may ask for: how often, how many at a time, and
 # rows times squared coefficients times steps at most.
-_FINISHES, _FINISH_STEPS, _FINISH_WORK = 10, 100, 3e10
+_FINISHES, _FINISH_STEPS, _FINISH_WORK = 10, 100, 2e11
 # A fit that did not converge has standard errors where it is as near, in standard errors.
 _NEAR_ENOUGH = 1.0
 # A component far outside the radius whose information is as small as this has no maximum.

@@ -17,12 +17,17 @@ from softmix_dist.sums import DesignSums
 _WORK = 11_500_000_000
 # Rows of the second sketch for each coefficient: the first only proposes.
 _SECOND = 250
+# Rows of the second where starts disagree, and coefficients up to which they are affordable.
+_DECIDING, _MOST_COEFFICIENTS = 100_000, 600
 # Copies of the sketch that are held at a time, in both precisions.
 _COPIES = 6
 
 
-def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
+def sketch_rows(settings: Settings, n_features: int, agreed: bool = True) -> tuple[int, int]:
     """Rows of the first sketch and of the second: as asked for, or by the coefficients.
+
+    Where the starts of the first do not agree the second is larger, for it has to tell apart
+    optima that are close.
 
     With few coefficients more rows cost nothing, and they decide between close optima
     (measured: at 20 000 rows of 100 000 candidates with 9 coefficients the best optimum of
@@ -32,7 +37,8 @@ def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
         return settings.sketch_rows, settings.sketch_rows
     coefficients = settings.n_components * (n_features + 1)
     first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients**3))
-    return first, max(first, _SECOND * coefficients)
+    second = max(first, _SECOND * coefficients)
+    return first, second if agreed or coefficients > _MOST_COEFFICIENTS else max(second, _DECIDING)
 
 
 def sampling(
@@ -46,7 +52,7 @@ def sampling(
         If the sketch would not fit in memory.
     """
     n_features = len(coordinates.mean)
-    n_rows, most_rows = sketch_rows(settings, n_features)
+    n_rows, most_rows = sketch_rows(settings, n_features, agreed=False)
     most_rows = min(most_rows, design.n_candidates)
     needed = _COPIES * most_rows * (n_features + 8) * 8
     if needed > memory_limit():

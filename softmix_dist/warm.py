@@ -23,6 +23,7 @@ from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.sketching import sample_of, sampling, sketch_rows
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
+from softmix_dist.solve.escape import escape
 from softmix_dist.solve.finish import newton_steps, polish
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
@@ -38,12 +39,16 @@ _UNSETTLED = 2e-4
 _ALIKE = 0.05
 # Starts that differ by less on the sketch, in nats per draw, are the same optimum.
 _SAME = 1e-6
+# Before they are polished they agree when they differ by less.
+_CLOSE = 1e-5
 _FIRST, _SHORT = 8, 60
 # Estimates of one method that go on after the first steps.
 _FINALISTS = 2
 # Multiplications that Newton's steps of one polish may cost; where so many steps are not to be
 # had, fewer starts are polished.
 _FINISHED, _POLISH_STEPS = 2e10, 40
+# The same where only the best start is polished, again and again.
+_ESCAPED = 1e11
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 6
 # Starts that are polished at most.
@@ -102,7 +107,7 @@ class Warmer:
             return WarmStarts([given], sample, 1, _kurtosis(second))
         sample, found = self.propose(rows, second)
         if self.needs_second:
-            rows = self.look_again(self.engine, found)
+            rows = self.look_again(self.engine, found, _agree(found))
             sample, found = self.judge(rows, found)
         return self.finished(sample, found, second)
 
@@ -157,7 +162,7 @@ class Warmer:
         self, sample: Sample, found: list[Start], second: latent.SecondMomentSums
     ) -> WarmStarts:
         """Polish the best, and choose those that go on to the whole data."""
-        found = self._settled(found, sample)
+        found = self._escaped(self._settled(found, sample), sample)
         _choose(found, sample)
         found.sort(key=lambda start: (not start.chosen, -start.objective))
         for start in found:
@@ -224,7 +229,7 @@ class Warmer:
             point = complete(sample, point, self.settings.n_components, self.rng)
         return name, point, notes
 
-    def look_again(self, engine: Engine, found: list[Start]) -> SketchRows:
+    def look_again(self, engine: Engine, found: list[Start], agreed: bool = True) -> SketchRows:
         """Draw a second sketch, independent of the first, by what the starts expect.
 
         A search fits the noise of its own sketch: on the US names the best of the first one
@@ -236,7 +241,7 @@ class Warmer:
             np.concatenate([-start.predicted for start in found]),
             np.concatenate([start.mixture.atoms for start in found]),
         )
-        _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
+        _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean), agreed)
         sampling = replace(
             self.sampling, n_rows=n_rows, mixture=self.coordinates.to_frame(pooled), number=1
         )
@@ -288,6 +293,20 @@ class Warmer:
                 )
         return sorted(found, key=lambda start: -start.objective)
 
+    def _escaped(self, found: list[Start], sample: Sample) -> list[Start]:
+        """Look for ways out of the best optimum, even where several methods found it."""
+        best = found[0]
+        if self.settings.init not in ("auto", "search"):
+            return found
+        began = time.perf_counter()
+        here = Mixture(best.mixture.offsets + self.coordinates.log_candidates, best.mixture.atoms)
+        (point,) = sample.points([here], np.float64)
+        higher = escape(sample, point, self.rng, _ESCAPED)
+        if higher.objective <= best.objective:
+            return found
+        seconds = time.perf_counter() - began
+        return [self._start("search", higher, (), best.passes, seconds), *found]
+
     def _most_polished(self, sample: Sample) -> int:
         few = newton_steps(sample, self.settings.n_components, _FINISHED) < _POLISH_STEPS
         return _MOST_KEPT if few else _MOST_POLISHED
@@ -322,6 +341,12 @@ def _first_look(
 def _second_look(block: Block, sampling: Sampling) -> SketchRows:
     block.check()
     return draw(block, sampling)
+
+
+def _agree(starts: list[Start]) -> bool:
+    """Whether more than one method came near the best objective."""
+    best = max(start.objective for start in starts)
+    return len({start.method for start in starts if best - start.objective < _CLOSE}) > 1
 
 
 def _alike(a: Start, b: Start) -> bool:

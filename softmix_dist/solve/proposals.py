@@ -30,6 +30,8 @@ _ASCENT_ROWS = 6000
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-5, 0.9
 # Steps of EM grow and shrink by these.
 _LONGER, _SHORTER = 1.5, 0.25
+# Of one component that is grown anew.
+_MOST_REGROWN = 3
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _grown(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Atoms (M, L) after EM of one more component, the others fixed, and their gains (M,)."""
     radius, quarter = sample.coordinates.radius, style.grown // 4
-    # 1. Begin at rows, in their directions, in any direction, and near those that are there.
+    # Begin at rows, in their directions, in any direction, and near those that are there.
     rows = sample.z[rng.choice(len(excess), size=2 * quarter, p=excess), 1:].astype(np.float64)
     near = point.mixture.atoms[rng.integers(point.mixture.n_components, size=quarter)]
     push = _directions(rng, near.shape) * rng.uniform(0.3, 1.5, (quarter, 1))
@@ -160,15 +162,73 @@ def _grown(
             within(near + push, radius),
         ]
     )
-    # 2. Offsets for a small weight: first below overflow, then exact.
-    weight = 0.5 / (1 + point.mixture.n_components)
+    return _grow(sample, density, atoms, 0.5 / (1 + point.mixture.n_components), style.growth)
+
+
+def regrown(
+    sample: Sample, point: Point, k: int, rng: np.random.Generator, n_atoms: int, n_steps: int
+) -> list[Mixture]:
+    """Put another component in the place of one: a few that differ, the best first.
+
+    Parameters
+    ----------
+    sample : Sample
+    point : Point
+    k : int
+        The component that goes.
+    rng : Generator
+    n_atoms, n_steps : int
+        Atoms that grow, and steps of their EM.
+
+    Returns
+    -------
+    list of Mixture
+        At most three, none of which has the old atom.
+
+    Notes
+    -----
+    A component that condenses is a choice of very few candidates. So atoms begin between two:
+    one with more draws than the others expect, and any that was drawn.
+    """
+    others = without(point.mixture, k)
+    (rest,) = sample.points([others])
+    density = sample.density(others)
+    excess = np.maximum(sample.share - sample.base * density, 0).astype(np.float64)
+    share = sample.share.astype(np.float64)
+    if not excess.any():
+        return []
+    first, second = (
+        sample.z[rng.choice(len(p), size=n_atoms, p=p / p.sum()), 1:].astype(np.float64)
+        for p in (excess, share)
+    )
+    between = within(first, 1.0) + rng.uniform(0, 1, (n_atoms, 1)) * within(second, 1.0)
+    norms = sample.coordinates.radius * rng.uniform(0.3, 0.8, (n_atoms, 1))
+    atoms, gains = _grow(
+        sample, density, within(1e6 * between, norms), float(point.resp[k]), n_steps
+    )
+    chosen: list[Array] = []
+    for atom in atoms[np.argsort(-gains)]:
+        if len(chosen) < _MOST_REGROWN and _is_new(atom, [*chosen, point.mixture.atoms[k]]):
+            chosen.append(atom)
+    return [
+        insert(sample, rest, [(_best_weight(sample, density, atom)[0], atom)]) for atom in chosen
+    ]
+
+
+def _grow(
+    sample: Sample, density: Array, atoms: Array, weight: float, n_steps: int
+) -> tuple[Array, Array]:
+    """Atoms (M, L) after EM of one component of a mixture whose density is fixed, and gains."""
+    radius = sample.coordinates.radius
+    weight = float(np.clip(weight, _SMALLEST_WEIGHT, 0.5))
+    # 1. Offsets for that weight: first below overflow, then exact.
     offsets = -sample.highest(atoms, _ASCENT_ROWS)
     now = sample.joined(atoms, offsets, density, _ASCENT_ROWS)
     offsets += np.log(weight / (1 - weight)) - np.log(now.mass)
     now = sample.joined(atoms, offsets, density, _ASCENT_ROWS)
-    # 3. EM; a step that lost is tried again, shorter.
+    # 2. EM; a step that lost is tried again, shorter.
     lengths = np.ones(len(atoms))
-    for _ in range(style.growth):
+    for _ in range(n_steps):
         shift = lengths[:, None] * within(now.resp_means - now.means, 1.0)
         moved = within(atoms + shift, radius)
         shift = moved - atoms
@@ -191,6 +251,11 @@ def _directions(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Directions uniform on the sphere."""
     directions = rng.standard_normal(shape)
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def without(mixture: Mixture, k: int) -> Mixture:
+    """Mixture without one component; the others share its weight."""
+    return Mixture(np.delete(mixture.offsets, k), np.delete(mixture.atoms, k, axis=0))
 
 
 def insert(sample: Sample, point: Point, news: Sequence[New]) -> Mixture:

@@ -18,7 +18,7 @@ import numpy as np
 from softmix_dist.model import Array, Mixture
 from softmix_dist.solve.climb import best_of, climb
 from softmix_dist.solve.point import Point
-from softmix_dist.solve.proposals import Proposals, highest_atoms, insert
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert, without
 from softmix_dist.solve.sample import Sample
 
 # Steps of EM after an insertion, before components are dropped, and after the last drop.
@@ -227,13 +227,9 @@ def _reduce(sample: Sample, point: Point, n_components: int, bar: float) -> Poin
     """Drop components, the cheapest first, until so many are left."""
     while point.mixture.n_components > n_components + 1:
         cheapest = int(np.argmin(_removal_costs(sample, point)))
-        point = climb(sample, [_without(point.mixture, cheapest)], _GROWN)[0]
+        point = climb(sample, [without(point.mixture, cheapest)], _GROWN)[0]
     cheap = np.argsort(_removal_costs(sample, point))[:_DROPS]
-    return best_of(climb(sample, [_without(point.mixture, int(k)) for k in cheap], _FEWER, bar=bar))
-
-
-def _without(mixture: Mixture, k: int) -> Mixture:
-    return Mixture(np.delete(mixture.offsets, k), np.delete(mixture.atoms, k, axis=0))
+    return best_of(climb(sample, [without(point.mixture, int(k)) for k in cheap], _FEWER, bar=bar))
 
 
 def _removal_costs(sample: Sample, point: Point) -> Array:
