@@ -9,8 +9,14 @@ from test_search import problem
 
 from softmix_dist.model import Mixture
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.proposals import Proposals, _best_weight, _grown, highest_atoms, insert
-from softmix_dist.solve.search import _without
+from softmix_dist.solve.proposals import (
+    Proposals,
+    _best_weight,
+    _grown,
+    highest_atoms,
+    insert,
+    without,
+)
 
 # How many candidates for one more component.
 MANY = 5
@@ -90,7 +96,7 @@ def test_a_component_that_is_missing_is_found(law, seed):
     sample, truth = problem(seed, law)
     (truth,) = (point.mixture for point in climb(sample, [truth], 60, dtype=DOUBLE))
     for k, atom in enumerate(truth.atoms):
-        (before,) = sample.points([_without(truth, k)], DOUBLE)
+        (before,) = sample.points([without(truth, k)], DOUBLE)
         style, rng = Proposals(), np.random.default_rng(seed)
         found = highest_atoms(sample, before, rng, style)
         assert 1 <= len(found) <= style.keep
@@ -105,7 +111,7 @@ def test_a_component_that_is_missing_is_found(law, seed):
 
 def test_each_step_of_growth_gains():
     sample, truth = problem(1, "student")
-    (point,) = sample.points([_without(truth, 0)], DOUBLE)
+    (point,) = sample.points([without(truth, 0)], DOUBLE)
     density = sample.density(point.mixture)
     even, paths = np.full(len(density), 1 / len(density)), []
     for growth in (0, 1, 2, 4, 10):
@@ -127,7 +133,7 @@ def test_nothing_is_proposed_where_nothing_gains():
     (flat,) = sample.points([Mixture(np.zeros(1), np.zeros((1, 3)))], DOUBLE)
     assert highest_atoms(sample, flat, np.random.default_rng(0), Proposals()) == []
     sample, truth = problem()
-    (point,) = sample.points([_without(truth, 0)], DOUBLE)
+    (point,) = sample.points([without(truth, 0)], DOUBLE)
     rng = np.random.default_rng(0)
     assert highest_atoms(sample, point, rng, Proposals(), least=np.inf) == []
 

@@ -9,9 +9,9 @@ from problems import simulate
 
 from softmix_dist.model import Mixture
 from softmix_dist.solve.climb import best_of, climb
-from softmix_dist.solve.proposals import Proposals, highest_atoms, insert, within
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert, within, without
 from softmix_dist.solve.sample import Sample
-from softmix_dist.solve.search import _removal_costs, _without, search
+from softmix_dist.solve.search import _removal_costs, search
 from softmix_dist.solve.starts import mixture_at
 
 DOUBLE = np.dtype(np.float64)
@@ -217,7 +217,7 @@ def test_the_cost_of_a_removal_is_the_likelihood_lost(law, base):
     (whole,) = sample.points([point.mixture], DOUBLE)
     for k in range(4):
         kept = np.arange(4) != k
-        (rest,) = sample.points([_without(point.mixture, k)], DOUBLE)
+        (rest,) = sample.points([without(point.mixture, k)], DOUBLE)
         # Nothing else is changed: the weights of the others share what is left.
         shares = whole.weights[kept] / whole.weights[kept].sum()
         np.testing.assert_allclose(rest.weights, shares, rtol=1e-12)
