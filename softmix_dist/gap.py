@@ -94,7 +94,7 @@ def estimate_gap(
     if not found:
         return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(n_draws))), 0
     # 1. Two ways to have one more component: all refitted on the sketch, or only inserted.
-    refitted = climb(sample, [insert(sample, own, [new]) for new in found[:3]], _STEPS)
+    refitted = climb(sample, [insert(sample, own, [new]) for new in found[:2]], _STEPS)
     (at_maximum,) = sample.points([here])
     more = [
         best_of(refitted).mixture,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -287,6 +289,13 @@ def test_less_is_searched_where_the_answer_is_known(monkeypatch):
         assert found[0].objective == pytest.approx(known.objective, abs=1e-5)
         lengths.append(len(calls))
     assert lengths == sorted(set(lengths), reverse=True)
+    # Three that agree on a part of the data are believed, for it is not the last word.
+    part = replace(sample, chance=np.full(len(sample.z), 0.5))
+    calls.clear()
+    (found,) = search(part, 3, np.random.default_rng(0), known=[known] * 3)
+    assert (found, calls) == (known, [])
+    assert search(sample, 3, np.random.default_rng(0), known=[known] * 3)
+    assert calls
 
 
 @pytest.mark.parametrize("base", [False, True])

@@ -58,7 +58,8 @@ def search(
         Independent searches at most; when the best was found twice no more are made.
     known : sequence of Point
         Found by other means; agreement with the best of them counts, and its atoms are
-        combined. Where two of them agree already and no swap gains, nothing is searched.
+        combined. Where two of them agree already and no swap gains, nothing is searched; where
+        three agree on a part of the data not even a swap is tried.
 
     Returns
     -------
@@ -68,6 +69,9 @@ def search(
     """
     found: list[Point] = []
     best = best_of(known) if known else None
+    if best is not None and _agreeing(known, best) > 2 and not sample.is_all:
+        # A part of the data is judged again, on another: that is soon enough for a swap.
+        return [best]
     if best is not None and _agreeing(known, best) > 1:
         swapped = _swaps(sample, best, rng, _STYLES[1], patience=1)
         found.append(swapped)
