@@ -158,7 +158,8 @@ class Stepper:
             return run.proof[1], "exact"
         if far:
             return None
-        if source == "sketch" and self.sample is not None:
+        # The sandwich has the curvature twice, so that a sketch's error would count double.
+        if source in ("sketch", "scaled") and self.sample is not None:
             curvature = sketched_curvature(point, self.sample)
             if known_well(curvature) or size > _LARGEST_INFORMATION:
                 return curvature, "exact" if self.sample.is_all else "sketch"
