@@ -13,6 +13,10 @@ from softmix_dist import kernels
 from softmix_dist.curvature import extent
 from softmix_dist.errors import ConvergenceWarning
 from softmix_dist.kernels import prepare
+from softmix_dist.model import Mixture
+from softmix_dist.solve.point import Point
+from softmix_dist.solve.separation import Suspect, running_off
+from softmix_dist.sums import Extent
 
 ATOM = np.array([1.0, -0.5])
 
@@ -166,6 +170,44 @@ def test_an_atom_on_few_candidates_has_a_maximum_where_they_differ():
         result = fitted(problem, 1)
     assert result.effective_candidates[0] < 25
     assert result.converged
+
+
+def at(mean, drawn, resp=1.0):
+    """A point of one component and one feature, as far as separation looks at it."""
+    one, nothing = np.ones(1), np.zeros(1)
+    return Point(
+        mixture=Mixture(nothing, np.ones((1, 1))),
+        weights=one,
+        log_normalisers=nothing,
+        log_likelihood=-1.0,
+        objective=-1.0,
+        resp=resp * one,
+        resp_sums=np.array([[resp * drawn]]),
+        means=np.array([[mean]]),
+        entropies=nothing,
+        l2=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("point", "n_draws", "told"),
+    [
+        (at(1 - 1e-7, 1.0), 10**4, True),
+        # Five draws are expected off the extreme: the maximum may be near.
+        (at(1 - 1e-7, 1.0), 10**8, False),
+        # The slope points inwards, or nowhere.
+        (at(1 - 1e-7, 1 - 2e-7), 10**4, False),
+        (at(1 - 1e-7, 1 - 1e-7), 10**4, False),
+        # Nearer than rounding tells.
+        (at(1.0, 1 - 1e-15), 10**4, True),
+        # A component without draws is something else.
+        (at(1 - 1e-7, 1.0, 1e-5), 10**4, False),
+    ],
+)
+def test_it_takes_no_draws_off_the_extreme_and_a_slope_outwards(point, n_draws, told):
+    suspect = Suspect(0, np.ones(1))
+    found = running_off(point, [suspect], Extent(-np.ones(1), np.ones(1)), n_draws)
+    assert found == (suspect if told else None)
 
 
 # ------------------------------------------------------------------ how far directions reach
