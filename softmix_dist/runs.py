@@ -42,6 +42,8 @@ _SHRINKS, _WITHIN = 0.1, 5
 _FINISHES, _FINISH_STEPS, _FINISH_WORK = 10, 100, 3e10
 # A fit that did not converge has standard errors where it is as near, in standard errors.
 _NEAR_ENOUGH = 1.0
+# A slow run is looked at for separation again when its largest norm has grown by this.
+_GROWN = 1.02
 _STUCK = "no step raised the likelihood"
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
@@ -70,6 +72,8 @@ class Run:
     dropped: int = 0
     stopped: str | None = None
     finishes: int = 0
+    # Largest norm at which separation was last looked for.
+    looked: float = 0.0
     # What was left to gain at each accepted point since the curvature was last renewed.
     left: list[float] = field(default_factory=list)
 
@@ -187,7 +191,8 @@ class Stepper:
         gain = exact.gain(slope)
         run.state = replace(run.state, remaining=gain)
         self._record(run, "information", True, run.rounding)
-        if self._separated(run, exact):
+        ended = self.distance(gain) < self.settings.tol or exact.flat or state.stuck
+        if ended and self._separated(run, exact):
             return
         run.converged = run.verified = self.distance(gain) < self.settings.tol
         if run.converged:
@@ -274,8 +279,11 @@ class Stepper:
             return
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
-        if slow and run.dtype == DOUBLE and self._separated(run, state.curvature):
-            return
+        norm = float(np.linalg.norm(state.point.mixture.atoms, axis=1).max())
+        if slow and run.dtype == DOUBLE and norm > _GROWN * run.looked:
+            run.looked = norm
+            if self._separated(run, state.curvature):
+                return
         if slow and run.dtype == DOUBLE and self._finish(run):
             return
         if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
