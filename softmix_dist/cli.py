@@ -163,6 +163,7 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
         "effective_candidates": result.effective_candidates,
         "standard_errors": result.standard_errors,
         "errors_from": result.errors_from,
+        "dispersion": result.dispersion,
         "seconds": result.seconds,
         "starts": result.starts,
         "gap": result.gap,
@@ -199,10 +200,11 @@ def _fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 @click.option("--sketch-rows", type=int, help="Rows of the sketch; default: by K and L.")
 @click.option(
     "--standard-errors",
-    type=click.Choice(["sketch", "exact", "none"]),
+    type=click.Choice(["sketch", "exact", "clustered", "scaled", "none"]),
     default="sketch",
     show_default=True,
-    help="From the sketch, from all data by one more pass, or none.",
+    help="From the sketch, from all data by one more pass, clustered over samples, scaled by "
+    "the root of the dispersion, or none.",
 )
 @click.option(
     "--solver",

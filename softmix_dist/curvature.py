@@ -1,4 +1,4 @@
-"""Kernel of the observed information: what one block adds to it."""
+"""Kernels of the observed information, and of how far a direction reaches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from softmix_dist.blocks import Block
 from softmix_dist.model import Mixture
-from softmix_dist.sums import InformationSums
+from softmix_dist.sums import Extent, InformationSums
 
 # Rows times coefficients of a buffer that stays near the second-level cache.
 _BUFFER = 200_000
@@ -53,3 +53,29 @@ def information(block: Block, mixture: Mixture) -> InformationSums:
             outer = (resp[:, :, None] * x[seen, None, :]).reshape(len(seen), size)
             pairs += np.dot(outer.T, outer)
     return InformationSums(candidates.reshape(n_components, columns, columns), pairs)
+
+
+def extent(block: Block, directions: Mixture) -> Extent:
+    """Smallest and largest utility of the available candidates of one block.
+
+    Parameters
+    ----------
+    block : Block
+    directions : Mixture
+        Its atoms and offsets, in frame coordinates.
+
+    Returns
+    -------
+    Extent
+        One entry for each atom.
+    """
+    block.check()
+    coefficients = np.column_stack([directions.offsets, directions.atoms]).T
+    found = Extent(*(np.full(directions.n_components, side) for side in (np.inf, -np.inf)))
+    for part, stored in block.parts():
+        utilities = stored.astype(np.float64) @ coefficients
+        if block.log_base is not None:
+            utilities = utilities[block.log_base[part] > -np.inf]
+        if len(utilities):
+            found += Extent(utilities.min(axis=0), utilities.max(axis=0))
+    return found

@@ -47,4 +47,4 @@ class WarmStartWarning(SoftmixWarning):
 
 
 class StandardErrorWarning(SoftmixWarning):
-    """The information is singular or was not known well enough: there are no standard errors."""
+    """There are no standard errors, for the information is singular, or they are in doubt."""

@@ -64,10 +64,12 @@ class SoftmaxMixture:
     sketch_rows : int or None
         Rows of the sketch; default: 60 for each coefficient, 20 000 at least, and up to
         100 000 where coefficients are few.
-    standard_errors : {"sketch", "exact", "none"}
+    standard_errors : {"sketch", "exact", "clustered", "scaled", "none"}
         From the information on the sketch, without a pass of its own (or on all data where
-        the sketch tells it too poorly), from all data by one more pass, or skipped. Of up to
-        2 000 coefficients.
+        the sketch tells it too poorly), from all data by one more pass, or skipped;
+        "clustered" lets the draws of each sample go together (counts of 50 samples or more),
+        "scaled" multiplies those of the sketch by the root of the estimated dispersion. Of up
+        to 2 000 coefficients.
 
     Attributes
     ----------
@@ -450,7 +452,7 @@ class SoftmaxMixture:
         if told.get("distance") is None:
             told["distance"] = np.inf
         # Models from before there were standard errors are read as well.
-        nothing = {"covariance": None, "errors_from": "none"}
+        nothing = {"covariance": None, "errors_from": "none", "dispersion": None}
         values = {**nothing, **told, **arrays, "history": history}
         known = [field.name for field in fields(FitResult)]
         missing = [name for name in known if name not in values]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array
+from softmix_dist.covariance import check_samples, estimate_covariance
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (
@@ -34,7 +35,7 @@ from softmix_dist.race import Race, run_races
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.solve.design import draws_mean
-from softmix_dist.solve.inference import Inference, infer, reordered
+from softmix_dist.solve.inference import Inference, reordered
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.starts import (
@@ -84,6 +85,8 @@ def fit(
         If the passes ran out before the criterion was met.
     CondensedComponentWarning
         If a component sits on hardly any candidates.
+    StandardErrorWarning
+        If there are no standard errors, or they rest on too few samples.
     """
     settings.check()
     with single_blas_thread():
@@ -108,6 +111,7 @@ class _Fit:
         self.kurtosis: list[float] | None = None
 
     def run(self) -> FitResult:
+        check_samples(self.dataset, self.settings)
         # 1. Survey: check, load, whiten.
         self.design, self.coordinates = survey(
             self.dataset, self.engine, self.settings.n_components, self._surveyed
@@ -152,17 +156,19 @@ class _Fit:
     def _inference(self, best: Run) -> Inference:
         """Covariance of the estimates, in the order of the run."""
         assert best.state is not None
-        point = best.state.point
-        found = self.stepper.information_at(best, self.settings.standard_errors)
+        how = self.settings.standard_errors
+        found = self.stepper.information_at(best, how)
         if found is None:
             return Inference(None, "none")
-        curvature, source = found
-        inference = infer(
-            curvature, point.weights, self.coordinates, self.design.n_draws,
-            self.dataset.feature_names, source,
+        inference, n_passes = estimate_covariance(
+            self.engine, self.dataset, how, best.state.point, *found, self.coordinates,
+            self.design.n_draws,
         )  # fmt: skip
+        self.stepper.n_passes += n_passes
         if inference.problem:
             self._warn(StandardErrorWarning, f"no standard errors: {inference.problem}")
+        if inference.doubt:
+            self._warn(StandardErrorWarning, inference.doubt)
         return inference
 
     def _passes_left(self) -> bool:
@@ -303,6 +309,7 @@ class _Fit:
             kurtosis=self.kurtosis,
             covariance=inference.covariance,
             errors_from=inference.source,
+            dispersion=inference.dispersion,
             warnings=self.warnings,
             seconds=time.perf_counter() - self.began,
         )

@@ -35,7 +35,7 @@ class Settings:
         choices = {
             "solver": ("auto", "newton", "em", "em-first-order"),
             "precision": ("auto", "single", "double"),
-            "standard_errors": ("sketch", "exact", "none"),
+            "standard_errors": ("sketch", "exact", "clustered", "scaled", "none"),
         }
         problems = [
             f"{name}: expected one of {', '.join(allowed)}, found {getattr(self, name)!r}"
@@ -112,8 +112,12 @@ class FitResult:
     covariance : (K (L + 1), K (L + 1)) array or None
         Of the estimates: the weights, then the atoms row by row, in the features' own
         coordinates. NaN where the information is singular, None where none was asked for.
-    errors_from : {"sketch", "exact", "none"}
+        With l2 > 0 it is that of the penalised, biased estimate.
+    errors_from : {"sketch", "exact", "clustered", "scaled", "none"}
         What the covariance rests on.
+    dispersion : float or None
+        Pearson's estimate, by which the covariance was multiplied; None where that was not
+        asked for.
     warnings : list of str
     seconds : float
     """
@@ -138,6 +142,7 @@ class FitResult:
     kurtosis: list[float] | None
     covariance: Array | None
     errors_from: str
+    dispersion: float | None
     warnings: list[str]
     seconds: float
 

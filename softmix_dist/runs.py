@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array, Block
-from softmix_dist.curvature import information
+from softmix_dist.curvature import extent, information
 from softmix_dist.engine import Engine
 from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
@@ -22,6 +22,7 @@ from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
 from softmix_dist.solve.point import Point, evaluate
 from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.separation import directions, in_words, running_off, suspects
 from softmix_dist.solve.starts import Start
 from softmix_dist.sums import DesignSums, ScoreSums
 
@@ -41,8 +42,8 @@ _SHRINKS, _WITHIN = 0.1, 5
 _FINISHES, _FINISH_STEPS, _FINISH_WORK = 10, 100, 2e11
 # A fit that did not converge has standard errors where it is as near, in standard errors.
 _NEAR_ENOUGH = 1.0
-# A component far outside the radius whose information is as small as this has no maximum.
-_SEPARATED = 1e-4
+# A slow run is looked at for separation again when its largest norm has grown by this.
+_GROWN = 1.02
 _STUCK = "no step raised the likelihood"
 # A start whose objective was never finite is moved at most this often.
 _RESCUES = 8
@@ -71,6 +72,8 @@ class Run:
     dropped: int = 0
     stopped: str | None = None
     finishes: int = 0
+    # Largest norm at which separation was last looked for.
+    looked: float = 0.0
     # What was left to gain at each accepted point since the curvature was last renewed.
     left: list[float] = field(default_factory=list)
 
@@ -158,7 +161,8 @@ class Stepper:
             return run.proof[1], "exact"
         if far:
             return None
-        if source == "sketch" and self.sample is not None:
+        # The sandwich has the curvature twice, so that a sketch's error would count double.
+        if source in ("sketch", "scaled") and self.sample is not None:
             curvature = sketched_curvature(point, self.sample)
             if known_well(curvature) or size > _LARGEST_INFORMATION:
                 return curvature, "exact" if self.sample.is_all else "sketch"
@@ -172,10 +176,12 @@ class Stepper:
         if state.curvature is not None and not state.stuck and em.moved(state) <= _NEAR:
             most = state.curvature.most(em.slope_at(point))
             if self.distance(most) < self.settings.tol:
-                run.converged = run.verified = True
+                run.converged = run.verified = not self._separated(run, state.curvature)
                 return
         # 2. By one pass more, and its row.
         if point.mixture.n_coefficients > _LARGEST_INFORMATION:
+            if self._separated(run, state.curvature):
+                return
             run.converged = self.distance(state.remaining) < self.settings.tol
             run.stopped = None if run.converged or not state.stuck else _STUCK
             return
@@ -185,7 +191,8 @@ class Stepper:
         gain = exact.gain(slope)
         run.state = replace(run.state, remaining=gain)
         self._record(run, "information", True, run.rounding)
-        if self._separated(run, point, exact):
+        ended = self.distance(gain) < self.settings.tol or exact.flat or state.stuck
+        if ended and self._separated(run, exact):
             return
         run.converged = run.verified = self.distance(gain) < self.settings.tol
         if run.converged:
@@ -272,6 +279,11 @@ class Stepper:
             return
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
+        norm = float(np.linalg.norm(state.point.mixture.atoms, axis=1).max())
+        if slow and run.dtype == DOUBLE and norm > _GROWN * run.looked:
+            run.looked = norm
+            if self._separated(run, state.curvature):
+                return
         if slow and run.dtype == DOUBLE and self._finish(run):
             return
         if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
@@ -321,19 +333,23 @@ class Stepper:
         self.n_passes += 1
         return Curvature.of(observed_information(point, sums, self.coordinates), point)
 
-    def _separated(self, run: Run, point: Point, curvature: Curvature) -> bool:
-        """Stop a run whose maximum lies at infinity."""
-        norms = np.linalg.norm(point.mixture.atoms, axis=1)
-        far = norms > 2 * self.coordinates.radius
-        if self.settings.l2 > 0 or not far.any() or curvature.lowest >= _SEPARATED:
+    def _separated(self, run: Run, curvature: Curvature | None) -> bool:
+        """Stop a run one of whose components has its maximum at infinity."""
+        assert run.state is not None
+        point = run.state.point
+        if self.settings.l2 > 0 or curvature is None:
             return False
-        k = int(np.argmax(norms))
-        feature = self.feature_names[int(np.argmax(np.abs(point.mixture.atoms[k])))]
-        run.stopped = (
-            f"the maximum lies at infinity (separation): the component of weight "
-            f"{point.weights[k]:.2g} runs off along feature {feature!r}; use l2 > 0"
-        )
-        return True
+        found = suspects(point, curvature, self.design.n_draws)
+        if not found:
+            return False
+        # One pass: whether all draws sit at the extreme is for all candidates to say.
+        ways = self.coordinates.to_frame(directions(found))
+        reach = self.engine.reduce(partial(extent, directions=ways))
+        self.n_passes += 1
+        suspect = running_off(point, found, reach, self.design.n_draws)
+        if suspect is not None:
+            run.stopped = in_words(suspect, point, self.coordinates, self.feature_names)
+        return suspect is not None
 
     def _begin(self, run: Run, point: Point) -> bool:
         """Accept a start when its normalisers were predicted well enough, else repeat it."""

@@ -156,9 +156,26 @@ def _head(result: FitResult, l2: float) -> list[str]:
     if l2:
         lines.append(f"penalised objective {result.objective:.8f} (l2 = {l2:g})")
     if result.covariance is not None:
-        basis = {"sketch": "the sketch", "exact": "all data"}.get(result.errors_from)
-        lines.append(f"standard errors from the information on {basis}, Wald intervals")
+        lines.append(_errors_in_words(result))
+        if l2:
+            lines.append("of the penalised estimate, biased towards 0: intervals leave that out")
     return lines
+
+
+def _errors_in_words(result: FitResult) -> str:
+    words = {
+        "sketch": "from the information on the sketch",
+        "exact": "from the information on all data",
+        "clustered": "clustered over samples (sandwich)",
+        "scaled": "from the information, dispersion not known",
+    }
+    how = words.get(result.errors_from)
+    if result.dispersion is not None:
+        how = (
+            "from the information, scaled by the root of the dispersion "
+            f"{result.dispersion:.4g} (Pearson)"
+        )
+    return f"standard errors {how}, Wald intervals"
 
 
 def _long(result: FitResult) -> list[str]:

@@ -133,6 +133,50 @@ class HeldOutSums:
         )
 
 
+@dataclass(frozen=True)
+class PearsonSums:
+    """Sums for Pearson's statistic, over cells of candidates with enough expected draws.
+
+    Attributes
+    ----------
+    statistic : float
+        sum (n - E)^2 / E over the cells.
+    n_cells : int
+    rest, rest_expected : float
+        Draws, and expected draws, of the candidates that filled no cell in their block.
+    """
+
+    statistic: float
+    n_cells: int
+    rest: float
+    rest_expected: float
+
+    def __add__(self, other: PearsonSums) -> PearsonSums:
+        return PearsonSums(
+            self.statistic + other.statistic,
+            self.n_cells + other.n_cells,
+            self.rest + other.rest,
+            self.rest_expected + other.rest_expected,
+        )
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Smallest and largest utility along some directions; adding is joining.
+
+    Attributes
+    ----------
+    low, high : (n,) arrays
+        Of x_j.v over the available candidates, for each direction v.
+    """
+
+    low: Array
+    high: Array
+
+    def __add__(self, other: Extent) -> Extent:
+        return Extent(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
 class Node(NamedTuple):
     """Sum of the blocks number * 2^level, ..., (number + 1) * 2^level - 1."""
 

@@ -223,3 +223,54 @@ def _log_softmax_column(x, atom, base) -> np.ndarray:
     found = x @ atom + base
     top = found.max()
     return found - top - np.log(np.exp(found - top).sum())
+
+
+def first_derivatives(f, at, steps):
+    """Derivatives of a function of a vector by central differences, one row a coordinate."""
+    found = []
+    for i, step in enumerate(steps):
+        shift = np.zeros(len(at))
+        shift[i] = step
+        found.append((np.asarray(f(at + shift)) - np.asarray(f(at - shift))) / (2 * step))
+    return np.array(found)
+
+
+def second_derivatives(f, at, steps):
+    """Second derivatives of a scalar function of a vector, (d, d)."""
+    found = np.zeros((len(at), len(at)))
+    for i in range(len(at)):
+        for j in range(len(at)):
+            a, b = np.zeros(len(at)), np.zeros(len(at))
+            a[i], b[j] = steps[i], steps[j]
+            bent = f(at + a + b) - f(at + a - b) - f(at - a + b) + f(at - a - b)
+            found[i, j] = bent / (4 * steps[i] * steps[j])
+    return found
+
+
+def sandwich(objectives, at, steps):
+    """Covariance of a maximum of sum_s f_s, the f_s independent, by numerical derivatives.
+
+    ``objectives`` returns all S of them, (S,): H^-1 (sum_s g_s g_s^T) H^-1 S / (S - 1).
+    """
+    slopes = first_derivatives(objectives, at, steps).T
+    meat = np.zeros((len(at), len(at)))
+    for slope in slopes:
+        meat += np.outer(slope, slope)
+    bread = np.linalg.inv(-second_derivatives(lambda x: objectives(x).sum(), at, steps))
+    return bread @ meat @ bread * len(slopes) / (len(slopes) - 1)
+
+
+def joined_cells(draws, expected, least):
+    """Cells of Pearson's statistic: neighbours with too few expected draws joined in pairs.
+
+    Returns the cells as pairs (draws, expected) and the draws and expected draws that were
+    too few for one.
+    """
+    cells, left = [], list(zip(draws, expected, strict=True))
+    while True:
+        cells += [(n, e) for n, e in left if e >= least]
+        left = [(n, e) for n, e in left if e < least]
+        if len(left) < 2:
+            return cells, (left or [(0.0, 0.0)])[0]
+        pairs = [left[i : i + 2] for i in range(0, len(left), 2)]
+        left = [(sum(n for n, _ in pair), sum(e for _, e in pair)) for pair in pairs]

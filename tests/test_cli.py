@@ -188,3 +188,17 @@ def test_select_recommends_a_number_of_components(data):
     assert told["recommended"] == 3
     assert [row["n_components"] for row in told["candidates"]] == [2, 3]
     assert "K = 3" in softmix("select", data, "--components", "2:3").stdout
+
+
+def test_standard_errors_of_every_kind(tmp_path):
+    path = tmp_path / "samples.zarr"
+    sizes = ("--candidates", 2000, "--features", 2, "--components", 2, "--draws", 200_000)
+    softmix("simulate", path, *sizes, "--samples", 60, "--overdispersion", 4)
+    for kind in ("clustered", "scaled"):
+        options = ("-k", 2, "--init", "truth", "--standard-errors", kind)
+        told = json.loads(softmix("fit", path, *options, "--json").stdout)
+        assert told["errors_from"] == kind
+        assert (told["dispersion"] or 0) == pytest.approx(4 if kind == "scaled" else 0, abs=1)
+    softmix("simulate", path, *sizes, "--overwrite")
+    result = softmix("fit", path, *options[:-1], "clustered", code=65)
+    assert "found 1 sample" in result.stderr

@@ -35,6 +35,10 @@ class Engine(Protocol):
         """Sum of a kernel over all blocks: one pass."""
         ...
 
+    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+        """Sum of ``task`` over all stored blocks, read again: for what prepared ones lack."""
+        ...
+
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         """Call ``task`` with every stored block; answers in the order of blocks."""
         ...

@@ -25,6 +25,7 @@ from softmix_dist.engine.shards import (
     Prepare,
     Shard,
     Source,
+    itself,
     load,
     reduce_shard,
     split,
@@ -93,11 +94,20 @@ class ClusterEngine:
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""
+        return self._sum(kernel, self._shards, f"{self._name}-{next(self._pass)}")
+
+    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+        """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
         name = f"{self._name}-{next(self._pass)}"
+        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
+        whole = [_whole(shard, (f"softmix-stored-{name}", i)) for i, shard in enumerate(shards)]
+        return self._sum(itself, whole, name)
+
+    def _sum(self, kernel: Kernel, shards: list[Any], name: str) -> Any:
         parameters = delayed(kernel, name=f"softmix-parameters-{name}", traverse=False)
         nodes = [
             delayed(reduce_shard)(parameters, shard, dask_key_name=(f"softmix-score-{name}", i))
-            for i, shard in enumerate(self._shards)
+            for i, shard in enumerate(shards)
         ]
         level = 0
         while len(nodes) > 1:
@@ -108,7 +118,9 @@ class ClusterEngine:
                 for i in range(0, len(nodes), _FAN_IN)
             ]
             level += 1
-        with _cluster_errors():
+        with _cluster_errors(), warnings.catch_warnings():
+            # Arrays in memory that are not kept on the workers travel with each pass.
+            warnings.filterwarnings("ignore", message="Sending large graph")
             future = self.client.compute(nodes[0])
             return total(future.result())
 

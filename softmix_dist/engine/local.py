@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from softmix_dist.engine.shards import (
     Prepare,
     Shard,
     Source,
+    itself,
     load,
     reduce_shard,
     split,
@@ -70,7 +71,14 @@ class LocalEngine:
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""
-        parts = self._pool.map(partial(reduce_shard, kernel), self._shards)
+        return self._sum(kernel, self._shards)
+
+    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+        """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
+        return self._sum(itself, split(source, _SHARDS_PER_THREAD * self.n_threads, task))
+
+    def _sum(self, kernel: Kernel, shards: Sequence[Any]) -> Any:
+        parts = self._pool.map(partial(reduce_shard, kernel), shards)
         return total(merge(node for nodes in parts for node in nodes))
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:

@@ -66,6 +66,11 @@ def load(shard: Shard) -> list[tuple[int, Any]]:
         return list(shard)
 
 
+def itself(value: Any) -> Any:
+    """Kernel of blocks whose preparation was all that there was to do."""
+    return value
+
+
 def reduce_shard(kernel: Kernel, shard: Iterable[tuple[int, Block]]) -> list[Node]:
     """Apply a kernel to the blocks of a shard, loaded or not, and add what can be added."""
     with single_blas_thread():

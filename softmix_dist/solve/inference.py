@@ -2,17 +2,26 @@
 
 sqrt(N) (estimate - truth) tends to N(0, I^-1); the delta method carries it from
 (log weights, standardised atoms) to the weights and the atoms in the features' own coordinates.
+Where that is too little to say, there are the sandwich of a penalised estimate, I_pen^-1 I
+I_pen^-1, the one of scores clustered over samples, and the dispersion of quasi-likelihood.
+
+Sources: Huber, Proc. 5th Berkeley Symp. (1967) and White, Econometrica 50 (1982) for the
+sandwich; Liang & Zeger, Biometrika 73 (1986) for clusters; McCullagh & Nelder, Generalized
+Linear Models (1989), sections 4.5 and 9.2, for the dispersion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from softmix_dist.model import Array, Coordinates
+from softmix_dist.robust import LEAST_EXPECTED
 from softmix_dist.solve.information import FLAT, Curvature
+from softmix_dist.solve.point import Point
+from softmix_dist.sums import PearsonSums
 
 # Relative standard error of an eigenvalue above which a sketch does not know it.
 _UNKNOWN = 0.3
@@ -30,14 +39,20 @@ class Inference:
         Of the weights, then the atoms row by row, in the features' own coordinates;
         d = K (L + 1). NaN where the information is singular, None where none was asked for.
     source : str
-        "sketch", "exact", "clustered" or "none".
+        "sketch", "exact", "clustered", "scaled" or "none".
     problem : str or None
         Why it is NaN.
+    dispersion : float or None
+        By which it was multiplied, where that was asked for.
+    doubt : str or None
+        Why it may be wrong.
     """
 
     covariance: Array | None
     source: str
     problem: str | None = None
+    dispersion: float | None = None
+    doubt: str | None = None
 
 
 def known_well(curvature: Curvature) -> bool:
@@ -53,6 +68,7 @@ def infer(
     feature_names: Sequence[str],
     source: str,
     scores: Array | None = None,
+    l2: float = 0.0,
 ) -> Inference:
     """Covariance of weights and atoms at a maximum.
 
@@ -68,8 +84,11 @@ def infer(
     source : str
         Where the curvature came from.
     scores : (d, d) array, optional
-        Sum over samples of the outer products of their scores, by (log weights, standardised
-        atoms): for the clustered sandwich.
+        Covariance of the sum of all scores, by (log weights, standardised atoms); default:
+        N times the information without the penalty, as the model has it.
+    l2 : float
+        Penalty that the curvature includes, nats per draw. The estimate is then biased
+        towards 0, which no covariance shows.
 
     Returns
     -------
@@ -90,10 +109,87 @@ def infer(
     bread /= np.outer(curvature.unit, curvature.unit) * n_draws
     bread[:n_components] -= weights @ bread[:n_components]
     bread[:, :n_components] -= (bread[:, :n_components] @ weights)[:, None]
+    if scores is None and l2 > 0:
+        scores = n_draws * _unpenalised(curvature, n_components, l2)
     covariance = bread if scores is None else bread @ scores @ bread
     # 2. To the weights and to the features' own coordinates.
     jacobian = to_parameters(weights, coordinates)
     return Inference(jacobian @ covariance @ jacobian.T, source)
+
+
+def _unpenalised(curvature: Curvature, n_components: int, l2: float) -> Array:
+    """Information without the penalty, (d, d), by (log weights, standardised atoms)."""
+    penalty = np.zeros(len(curvature.unit))
+    penalty[n_components:] = l2
+    scaled = (curvature.vectors * curvature.values) @ curvature.vectors.T
+    values, vectors = np.linalg.eigh(scaled - np.diag(penalty / curvature.unit**2))
+    # Where only the penalty makes the objective bend downwards, draws tell nothing.
+    scaled = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    return np.asarray(scaled * np.outer(curvature.unit, curvature.unit))
+
+
+def clustered_scores(sums: Array, point: Point, coordinates: Coordinates) -> Array:
+    """Covariance of the sum of all scores by their scatter over samples, (d, d).
+
+    Parameters
+    ----------
+    sums : (S, K, L + 1) array
+        Of each sample, in the frame, see `softmix_dist.robust.sample_sums`.
+    point : Point
+        The maximum.
+    coordinates : Coordinates
+
+    Returns
+    -------
+    (d, d) array
+        S / (S - 1) sum_s g_s g_s^T, g_s the score of sample s by (log weights, standardised
+        atoms). The factor is the usual one of clustered maximum likelihood.
+    """
+    n_samples, n_components, columns = sums.shape
+    resp = sums[:, :, 0]
+    draws = resp.sum(axis=1, keepdims=True)
+    resp_sums = coordinates.standardise(sums.reshape(-1, columns))
+    by_atoms = resp_sums.reshape(n_samples, n_components, -1) - resp[..., None] * point.means
+    scores = np.concatenate([resp - draws * point.weights, by_atoms.reshape(n_samples, -1)], axis=1)
+    # Each draw bears its part of the penalty: the scores of all samples then sum to zero.
+    scores -= draws / draws.sum() * scores.sum(axis=0)
+    return np.asarray(n_samples / (n_samples - 1) * (scores.T @ scores))
+
+
+def dispersion_of(sums: PearsonSums, n_coefficients: int) -> float | None:
+    """Pearson's statistic over its degrees of freedom; None if there are none left.
+
+    Parameters
+    ----------
+    sums : PearsonSums
+    n_coefficients : int
+        K (L + 1), of which one is determined by the others, as one cell is by the total.
+    """
+    statistic, n_cells = sums.statistic, sums.n_cells
+    if sums.rest_expected >= LEAST_EXPECTED:
+        statistic += (sums.rest - sums.rest_expected) ** 2 / sums.rest_expected
+        n_cells += 1
+    freedom = n_cells - n_coefficients
+    return statistic / freedom if freedom > 0 else None
+
+
+def scaled(inference: Inference, dispersion: float | None) -> Inference:
+    """Multiply a covariance by the dispersion."""
+    assert inference.covariance is not None
+    if dispersion is None:
+        problem = inference.problem or (
+            "the dispersion cannot be estimated: there are no more cells of at least "
+            f"{LEAST_EXPECTED:.0f} expected draws than coefficients; "
+            "use standard_errors='sketch'"
+        )
+        nothing = np.full_like(inference.covariance, np.nan)
+        return replace(inference, covariance=nothing, source="scaled", problem=problem)
+    return replace(
+        inference,
+        covariance=dispersion * inference.covariance,
+        source="scaled",
+        dispersion=dispersion,
+    )
 
 
 def to_parameters(weights: Array, coordinates: Coordinates) -> Array:
@@ -115,9 +211,7 @@ def reordered(inference: Inference, order: Array, n_features: int) -> Inference:
         return inference
     atoms = len(order) + order[:, None] * n_features + np.arange(n_features)
     places = np.concatenate([order, atoms.ravel()])
-    return Inference(
-        inference.covariance[np.ix_(places, places)], inference.source, inference.problem
-    )
+    return replace(inference, covariance=inference.covariance[np.ix_(places, places)])
 
 
 def _in_words(direction: Array, weights: Array, feature_names: Sequence[str]) -> str:

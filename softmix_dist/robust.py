@@ -1,0 +1,106 @@
+"""Kernels of standard errors that do not trust the model: scores of samples, Pearson's statistic.
+
+Draws of one sample may go together, and counts may vary more than multinomial ones. The first
+needs the counts of every sample, which a prepared block has given up: it takes them beside
+the block, from the data as they are stored, so that no other pass carries them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from softmix_dist.blocks import Array, Block
+from softmix_dist.model import Mixture
+from softmix_dist.sums import PearsonSums
+
+# Rows times coefficients of a buffer that stays near the second-level cache.
+_BUFFER = 200_000
+# Expected draws of a cell of Pearson's statistic, at least (Cochran, Biometrics 10, 1954).
+LEAST_EXPECTED = 5.0
+
+
+def sample_sums(block: Block, counts: Any, mixture: Mixture) -> Array:
+    """Sum over the draws of each sample, (S, K, L + 1).
+
+    Parameters
+    ----------
+    block : Block
+    counts : (S, rows) array or scipy.sparse.csc_array
+        Of the same rows.
+    mixture : Mixture
+        In frame coordinates.
+
+    Returns
+    -------
+    (S, K, L + 1) array
+        sum_j n_sj r_jk (1, x_j), in float64: all that the scores need.
+    """
+    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
+    columns, n_components = coefficients.shape
+    size = n_components * columns
+    step = max(64, _BUFFER // size)
+    found = np.zeros((counts.shape[0], size))
+    for part, stored in block.parts():
+        for first in range(0, len(stored), step):
+            start = part.start + first
+            rows = slice(start, start + len(stored[first : first + step]))
+            seen = np.flatnonzero(block.draws[rows])
+            if not seen.size:
+                continue
+            x = stored[first + seen].astype(np.float64)
+            # The base measure is the same in all components: responsibilities do not have it.
+            logits = x @ coefficients
+            resp = np.exp(logits - logits.max(axis=1, keepdims=True))
+            resp /= resp.sum(axis=1, keepdims=True)
+            spread = (resp[:, :, None] * x[:, None, :]).reshape(len(x), size)
+            found += counts[:, start + seen].astype(np.float64) @ spread
+    return found.reshape(-1, n_components, columns)
+
+
+def pearson(block: Block, mixture: Mixture, n_draws: int) -> PearsonSums:
+    """Pearson's statistic of one block, over cells of at least five expected draws.
+
+    Parameters
+    ----------
+    block : Block
+    mixture : Mixture
+        In frame coordinates, normalised: its densities sum to 1 over the candidates.
+    n_draws : int
+
+    Returns
+    -------
+    PearsonSums
+
+    Notes
+    -----
+    A candidate with 10^-9 expected draws that has one adds 10^9 to the plain statistic, so
+    candidates with few are joined with their neighbours. Fletcher's correction (Biometrika 99,
+    2012), made for sparse counts, divides by the mean of observed over expected draws
+    instead: that one candidate would pull its estimate to 1, whatever the others say.
+    """
+    block.check()
+    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
+    expected = np.empty(len(block.draws))
+    for part, stored in block.parts():
+        logits = stored.astype(np.float64) @ coefficients
+        if block.log_base is not None:
+            logits += block.log_base[part, None]
+        expected[part] = np.exp(logits).sum(axis=1)
+    return _cells(block.draws, n_draws * expected)
+
+
+def _cells(draws: Array, expected: Array) -> PearsonSums:
+    """Join neighbours in pairs until every cell, but one rest, expects enough."""
+    statistic, n_cells = 0.0, 0
+    while True:
+        full = expected >= LEAST_EXPECTED
+        off = draws[full] - expected[full]
+        statistic += float(np.sum(off**2 / expected[full]))
+        n_cells += len(off)
+        draws, expected = draws[~full], expected[~full]
+        if len(draws) < 2:
+            return PearsonSums(statistic, n_cells, float(draws.sum()), float(expected.sum()))
+        pairs = np.arange(0, len(draws), 2)
+        draws, expected = (np.add.reduceat(values, pairs) for values in (draws, expected))
