@@ -20,8 +20,9 @@ from softmix_dist.solve import em
 from softmix_dist.solve.finish import finish
 from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
+from softmix_dist.solve.krylov import curvature_at
 from softmix_dist.solve.point import Point, evaluate
-from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.sums import DesignSums, ScoreSums
 from softmix_dist.warm import Start
 
@@ -29,8 +30,6 @@ SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 # Up to this many coefficients the information is computed on all data where the sketch's is
 # too poor to go on, or to claim convergence; its pass costs one large Gram.
 _LARGEST_INFORMATION = 600
-# Up to this many a matrix is formed on the driver at all.
-_LARGEST_MATRIX = 2000
 # Curvature taken nearer than this, in complete-data units, is that of the point.
 _NEAR = 0.05
 # The sketch's curvature is good enough while what is left to gain shrinks by this in as many
@@ -151,7 +150,7 @@ class Stepper:
         point = run.state.point
         size = point.mixture.n_coefficients
         far = not (run.converged or self.distance(run.state.remaining) < _NEAR_ENOUGH)
-        if source == "none" or size > _LARGEST_MATRIX:
+        if source == "none" or size > LARGEST_MATRIX:
             return None
         proven = run.proof is not None and run.proof[0] is point
         if run.proof is not None and proven and (run.proof[1].flat or not far):
@@ -200,7 +199,7 @@ class Stepper:
         if state.stuck and not exact.curved and run.dtype == DOUBLE:
             run.stopped = "the likelihood is flat or has a saddle there"
             return
-        if state.stuck and state.curvature is not None and not state.curvature.noise.any():
+        if state.stuck and state.curvature is not None and not state.curvature.sampled:
             run.stopped = _STUCK
             return
         run.state = em.bent(replace(run.state, radius=np.inf), exact, self.em)
@@ -268,8 +267,6 @@ class Stepper:
         if self.settings.solver not in ("auto", "newton") or self.sample is None:
             return
         size = state.point.mixture.n_coefficients
-        if size > _LARGEST_MATRIX:
-            return
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
         if slow and run.dtype == DOUBLE and self._finish(run):
@@ -280,9 +277,9 @@ class Stepper:
             self._record(run, "information", True, run.rounding)
             run.left = []
         elif em.moved(state) > _NEAR and (
-            state.curvature is None or state.curvature.noise.any() or self.sample.is_all
+            state.curvature is None or state.curvature.sampled or self.sample.is_all
         ):
-            run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
+            run.state = em.bent(state, curvature_at(state.point, self.sample), self.em)
 
     def _finish(self, run: Run) -> bool:
         """Propose the end of Newton's steps on the driver, where the sketch is all data."""

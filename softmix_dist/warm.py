@@ -26,7 +26,7 @@ from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
 from softmix_dist.solve.finish import finish
 from softmix_dist.solve.point import Point
-from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.search import complete, refine, search
 from softmix_dist.solve.starts import mixture_at, random_starts
 from softmix_dist.sums import DesignSums
@@ -56,8 +56,14 @@ _DOUBT = 3.0
 _WORK = 11_500_000_000
 # Rows of the second sketch for each coefficient: the first only proposes.
 _SECOND = 250
-# Copies of the sketch that are held at a time, in both precisions.
-_COPIES = 6
+# Copies of the sketch that are held at a time: in both precisions, or as it travels and in
+# single precision alone.
+_COPIES, _WIDE_COPIES = 6, 3
+# Numbers in a sketch at most: 512 MB in single precision. A first one that is too large for
+# matrices only proposes, with a quarter of them.
+_MOST_NUMBERS, _FIRST_NUMBERS = 2**27, 2**25
+# Rows that are standardised together.
+_ROWS = 4096
 
 
 @dataclass
@@ -129,7 +135,11 @@ def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
         return settings.sketch_rows, settings.sketch_rows
     coefficients = settings.n_components * (n_features + 1)
     first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients**3))
-    return first, max(first, _SECOND * coefficients)
+    most = _MOST_NUMBERS // (n_features + 1)
+    if coefficients > LARGEST_MATRIX:
+        first = min(first, max(20_000, _FIRST_NUMBERS // (n_features + 1)))
+    first = min(first, most)
+    return first, max(first, min(_SECOND * coefficients, most))
 
 
 def sampling(
@@ -145,7 +155,9 @@ def sampling(
     n_features = len(coordinates.mean)
     n_rows, most_rows = sketch_rows(settings, n_features)
     most_rows = min(most_rows, design.n_candidates)
-    needed = _COPIES * most_rows * (n_features + 8) * 8
+    wide = settings.n_components * (n_features + 1) > LARGEST_MATRIX
+    copies = _WIDE_COPIES / 2 if wide else _COPIES
+    needed = copies * most_rows * (n_features + 8) * 8
     if needed > memory_limit():
         raise InputError(
             f"sketch_rows: {most_rows} rows of {n_features} features need about "
@@ -159,10 +171,17 @@ def sample_of(
     rows: SketchRows, settings: Settings, design: DesignSums, coordinates: Coordinates
 ) -> Sample:
     """Turn rows of the sketch into the small problem of the driver."""
-    centred = rows.features.astype(np.float64) - coordinates.mean
-    z = solve_triangular(coordinates.factor, centred.T, lower=True).T
-    return Sample.of(
-        z,
+    n_rows, n_features = rows.features.shape
+    wide = settings.n_components * (n_features + 1) > LARGEST_MATRIX
+    # Where no matrix of its coefficients is formed single precision is enough.
+    homogeneous = np.ones((n_rows, n_features + 1), np.float32 if wide else np.float64)
+    step = _ROWS if wide else n_rows
+    for first in range(0, n_rows, step):
+        part = slice(first, first + step)
+        centred = rows.features[part].astype(np.float64) - coordinates.mean
+        homogeneous[part, 1:] = solve_triangular(coordinates.factor, centred.T, lower=True).T
+    return Sample.of_homogeneous(
+        homogeneous,
         np.exp(rows.log_base) / rows.chance,
         rows.draws / rows.chance,
         design.n_draws,
@@ -198,13 +217,15 @@ class Warmer:
             _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
             self.sampling = replace(self.sampling, n_rows=n_rows)
         rows, second = self.look(self.engine)
+        # Rows may be as large as the data: they are let go when they are a sample.
+        sample = self.sample_of(rows)
+        del rows
         if given is not None:
-            sample = sample_of(rows, self.settings, self.design, self.coordinates)
             return WarmStarts([given], sample, 1, _kurtosis(second))
-        sample, found = self.propose(rows, second)
+        found = self.propose(sample, second)
         if self.needs_second:
-            rows = self.look_again(self.engine, found)
-            sample, found = self.judge(rows, found)
+            sample = self.sample_of(self.look_again(self.engine, found))
+            found = self.judge(sample, found)
         return self.finished(sample, found, second)
 
     def look(self, engine: Engine) -> tuple[SketchRows, latent.SecondMomentSums]:
@@ -219,11 +240,12 @@ class Warmer:
         """Whether the first sketch is a part of the data only."""
         return self.design.n_candidates > self.sampling.n_rows
 
-    def propose(
-        self, rows: SketchRows, second: latent.SecondMomentSums
-    ) -> tuple[Sample, list[Start]]:
+    def sample_of(self, rows: SketchRows) -> Sample:
+        """Turn rows of a sketch into the small problem of the driver."""
+        return sample_of(rows, self.settings, self.design, self.coordinates)
+
+    def propose(self, sample: Sample, second: latent.SecondMomentSums) -> list[Start]:
         """Compute the starts of every method that was asked for, on the first sketch."""
-        sample = sample_of(rows, self.settings, self.design, self.coordinates)
         # 1. One component has one maximum.
         method = "random" if self.settings.n_components == 1 else self.settings.init
         # 2. Moments along directions chosen from the second moments: exact ones by a pass of
@@ -252,7 +274,7 @@ class Warmer:
             now = time.perf_counter()
             found.append(self._start(name, point, notes, self.n_passes, now - began))
             began = now
-        return sample, found
+        return found
 
     def finished(
         self, sample: Sample, found: list[Start], second: latent.SecondMomentSums
@@ -344,9 +366,8 @@ class Warmer:
         rows: SketchRows = engine.reduce(partial(_second_look, sampling=sampling))
         return rows
 
-    def judge(self, rows: SketchRows, found: list[Start]) -> tuple[Sample, list[Start]]:
+    def judge(self, sample: Sample, found: list[Start]) -> list[Start]:
         """Compare and combine the starts on the second sketch."""
-        sample = sample_of(rows, self.settings, self.design, self.coordinates)
         shift = self.coordinates.log_candidates
         mixtures = [Mixture(s.mixture.offsets + shift, s.mixture.atoms) for s in found]
         points = climb(sample, mixtures, _SHORT)
@@ -360,7 +381,7 @@ class Warmer:
             if best.objective > max(point.objective for point in points):
                 seconds = time.perf_counter() - began
                 again.append(self._start("search", best, (), again[0].passes, seconds))
-        return sample, again
+        return again
 
     def _settled(self, found: list[Start], sample: Sample) -> list[Start]:
         """Polish the starts that may belong to the best optimum, each optimum once.

@@ -6,7 +6,7 @@ import numpy as np
 
 from softmix_dist.model import Mixture
 from softmix_dist.solve import em
-from softmix_dist.solve.information import sketched_curvature
+from softmix_dist.solve.krylov import curvature_at
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 
@@ -27,7 +27,7 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float 
     mixture : Mixture
         In standard coordinates.
     steps : int
-        At most; one evaluation and one information matrix each.
+        At most; one evaluation and one information matrix, or its products, each.
     tol : float
         Stop when less than this is left to gain, nats per draw.
     bar : float
@@ -51,7 +51,7 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float 
     for _ in range(steps):
         if (point.resp * sample.n_draws < _VANISHED).any() or radius < _SMALLEST_RADIUS:
             break
-        curvature = curvature or sketched_curvature(point, sample)
+        curvature = curvature or curvature_at(point, sample)
         slope = em.slope_at(point)
         left = curvature.gain(slope)
         if left < tol or point.objective + 2 * left < bar:

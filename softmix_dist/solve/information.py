@@ -76,6 +76,11 @@ class Curvature:
         return self.lowest > FLAT
 
     @property
+    def sampled(self) -> bool:
+        """Whether it has errors by the sampling of the rows."""
+        return bool(self.noise.any())
+
+    @property
     def weakest(self) -> Array:
         """Direction of the smallest eigenvalue, (d,)."""
         return self.vectors[:, 0] / self.unit

@@ -1,0 +1,236 @@
+"""The information where it is too large for a matrix: by its products, in a Krylov space.
+
+Newton's direction comes from as many products with the information as it needs: conjugate
+gradients, preconditioned by the complete-data information, here in the form of Lanczos'
+recursion. Its space shows the likelihood along the slope as a small tridiagonal matrix,
+whose eigenvalues and eigenvectors stand for those of the whole, so the step within a trust
+radius, the upward bends and what is left to gain are found as with the whole matrix.
+
+Sources: Gould, Lucidi, Roma & Toint, SIAM J. Optim. 9 (1999), 504-525 (trust region by
+Lanczos); Golub & Meurant, Matrices, Moments and Quadrature (2010), for the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from softmix_dist.curvature import information_product
+from softmix_dist.kernels import score
+from softmix_dist.model import Array, Coordinates, Mixture
+from softmix_dist.solve.information import Curvature, sketched_curvature
+from softmix_dist.solve.point import Point
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
+from softmix_dist.sums import ProductSums
+
+# The residual of a step, relative to the slope.
+_ACCURATE = 1e-3
+# Products of one step at most, and between two looks at the residual; of a random direction.
+_MOST_PRODUCTS, _LOOK, _PROBE = 200, 5, 40
+# In units of the complete data: rounding of single precision may bend by this.
+_FLAT = 1e-5
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A Krylov space: the information seen from one slope, and the residual of its step."""
+
+    slope: Array
+    seen: Curvature
+    residual: float
+
+
+class ProductCurvature:
+    """Observed information at a point, known by its products alone.
+
+    It has the methods of `Curvature`; each sees as much of the information as the Krylov
+    space of the slope that it is given.
+
+    Parameters
+    ----------
+    products : callable
+        Of a direction x, (d,): the information times x, and an estimate, of the same
+        shape, of the error by the sampling of the rows; None where it is exact.
+    unit : (d,) array
+        Square roots of the diagonal of the complete-data information.
+    x : (d,) array
+        Where it was taken: log weights, then atoms.
+    """
+
+    def __init__(
+        self, products: Callable[[Array], tuple[Array, Array | None]], unit: Array, x: Array
+    ):
+        self.products = products
+        self.unit = unit
+        self.x = x
+        self.sampled = products(unit)[1] is not None
+        self._spaces: list[_Space] = []
+        self._probe: Curvature | None = None
+
+    def solve(self, slope: Array, damping: float = 0.0) -> Array:
+        """Newton's step, as `Curvature.solve`."""
+        return self._space(slope).seen.solve(slope, damping)
+
+    def damping(self, slope: Array, radius: float) -> float:
+        """Damping at which the step is as long as ``radius``, in complete-data units."""
+        return self._space(slope).seen.damping(slope, radius)
+
+    def trusted(self, slope: Array, radius: float) -> tuple[Array, float, float]:
+        """Best step within a radius, as `Curvature.trusted`."""
+        return self._space(slope).seen.trusted(slope, radius)
+
+    def gain(self, slope: Array) -> float:
+        """Bound what is left to gain by the quadratic model, nats per draw.
+
+        Conjugate gradients approach it from below; the residual bounds the rest.
+        """
+        space = self._space(slope)
+        if not space.seen.lowest > _FLAT:
+            return np.inf
+        return space.seen.gain(slope) + space.residual**2 / (2 * space.seen.lowest)
+
+    def most(self, slope: Array) -> float:
+        """Bound the gain: every eigenvalue that is seen lowered by two standard errors.
+
+        A random direction is asked as well: at a saddle the slope may not see the bend.
+        """
+        if self._probe is None:
+            direction = np.random.default_rng(0).standard_normal(len(self.unit))
+            self._probe = self._explore(direction * self.unit, _PROBE).seen
+        space = self._space(slope)
+        lowest = min(
+            float((seen.values - 2 * seen.noise).min()) for seen in (space.seen, self._probe)
+        )
+        if not lowest > _FLAT:
+            return np.inf
+        return space.seen.most(slope) + space.residual**2 / (2 * lowest)
+
+    def _space(self, slope: Array) -> _Space:
+        """Krylov space of a slope; the last two are kept, for a step asks several times."""
+        for space in self._spaces:
+            if np.array_equal(space.slope, slope):
+                return space
+        self._spaces = [*self._spaces[-1:], self._explore(slope, _MOST_PRODUCTS)]
+        return self._spaces[-1]
+
+    def _explore(self, slope: Array, most: int) -> _Space:
+        """Lanczos' recursion from a slope, fully reorthogonalised."""
+        start = slope / self.unit
+        size = float(np.linalg.norm(start))
+        most = min(most, len(start))
+        basis, spreads = np.zeros((most, len(start))), []
+        diagonal, beside = np.zeros(most), np.zeros(most)
+        vector = start / size if size > 0 else np.eye(1, len(start))[0]
+        for i in range(most):
+            basis[i] = vector
+            product, spread = self.products(vector / self.unit)
+            spreads += [] if spread is None else [spread / self.unit]
+            rest = product / self.unit
+            diagonal[i] = vector @ rest
+            known = basis[: i + 1]
+            for _ in range(2):
+                rest -= (known @ rest) @ known
+            beside[i] = np.linalg.norm(rest)
+            ended = beside[i] < 1e-10 or i + 1 == most
+            if ended or (i + 1) % _LOOK == 0:
+                values, vectors = eigh_tridiagonal(diagonal[: i + 1], beside[:i])
+                share = vectors[0] * size / np.maximum(np.abs(values), _FLAT)
+                residual = float(beside[i] * abs(vectors[-1] @ share))
+                if ended or residual <= _ACCURATE * size:
+                    break
+            vector = rest / beside[i]
+        noise = np.zeros(len(values))
+        if spreads:
+            inside = known @ np.array(spreads).T
+            noise = np.abs(np.einsum("ia,ij,ja->a", vectors, inside, vectors))
+        seen = Curvature(values, known.T @ vectors, self.unit, self.x, noise)
+        return _Space(slope, seen, residual)
+
+
+def curvature_at(point: Point, sample: Sample) -> Curvature | ProductCurvature:
+    """Curvature at a point of the whole data from the sketch, as a matrix where one fits."""
+    if point.mixture.n_coefficients > LARGEST_MATRIX:
+        return sketched_products(point, sample)
+    return sketched_curvature(point, sample)
+
+
+def sketched_products(point: Point, sample: Sample) -> ProductCurvature:
+    """Curvature at a point of the whole data, from products on the sketch.
+
+    Parameters
+    ----------
+    point : Point
+    sample : Sample
+        Its rows are read as they are held: where that is single precision, so is the
+        arithmetic of a slice, whose rounding is 1e-6 of the complete-data information at most.
+    """
+    # 1. The mixture on the sketch: same weights and atoms, the sketch's normalisers.
+    block = sample.blocks[np.dtype(np.float64)]
+    dtype = block.slices[0].dtype
+    (begin,) = sample.points([Mixture(-point.log_normalisers, point.mixture.atoms)], dtype)
+    offsets = np.log(point.weights) - begin.log_normalisers
+    mixture = Mixture(offsets, point.mixture.atoms)
+    # 2. One half of the rows and the other, for the error; all at once where there is none.
+    parts = (block,) if sample.is_all else block.halves()
+    plain = [score(part, [mixture], dtype)[0] for part in parts]
+    masses = [sums.candidates[:, 0] for sums in plain]
+    totals = [float(sums.draws[:, 0].sum()) for sums in plain]
+    mass, total = np.sum(masses, axis=0), sum(totals)
+    resp = np.sum([sums.draws[:, 0] for sums in plain], axis=0) / total
+    means = np.sum([sums.candidates[:, 1:] for sums in plain], axis=0) / mass[:, None]
+
+    def products(direction: Array) -> tuple[Array, Array | None]:
+        change = _change(direction, means)
+        found = [information_product(part, mixture, change, dtype) for part in parts]
+
+        def product(sums: ProductSums, mass: Array, n_draws: float) -> Array:
+            scaled = ProductSums(sums.candidates / mass[:, None], sums.draws / n_draws)
+            return _product(point, scaled, resp, means, direction, sample.coordinates)
+
+        whole = product(sum(found[1:], found[0]), mass, total)
+        if len(parts) == 1:
+            return whole, None
+        one, other = map(product, found, masses, totals)
+        return whole, (one - other) / 2
+
+    return ProductCurvature(products, *_place(point))
+
+
+def _place(point: Point) -> tuple[Array, Array]:
+    """Roots of the complete-data information, and (log weights, atoms), at a point."""
+    n_features = point.mixture.atoms.shape[1]
+    mass = np.concatenate([point.weights, np.repeat(point.weights + point.l2, n_features)])
+    return np.sqrt(mass), np.concatenate([np.log(point.weights), point.mixture.atoms.ravel()])
+
+
+def _change(direction: Array, means: Array) -> Mixture:
+    """Change of (b, atoms) for one of (log weights, atoms): db_k = dlog alpha_k - m_k.dtheta_k."""
+    n_components = len(means)
+    atoms = direction[n_components:].reshape(means.shape)
+    return Mixture(direction[:n_components] - np.sum(means * atoms, axis=1), atoms)
+
+
+def _product(
+    point: Point,
+    sums: ProductSums,
+    resp: Array,
+    means: Array,
+    direction: Array,
+    coordinates: Coordinates,
+) -> Array:
+    """Product of the information with a direction of x, (d,); see `observed_information`.
+
+    ``sums`` are means: over candidates by each softmax, and over draws.
+    """
+    n_components = point.mixture.n_components
+    atoms = direction[n_components:].reshape(means.shape)
+    expected, drawn = sums.candidates[:, 0], sums.draws[:, 0]
+    # The b-part; atoms also move their means, which bends by the covariance of a softmax.
+    by_weights = point.weights * expected - drawn
+    spread = coordinates.standardise(sums.candidates) - expected[:, None] * means
+    bent = coordinates.standardise(sums.draws) - drawn[:, None] * means
+    by_atoms = resp[:, None] * spread - bent + point.l2 * atoms
+    return np.concatenate([by_weights, by_atoms.ravel()])
