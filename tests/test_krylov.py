@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from problems import assert_never_falls, fitted, simulate
+from test_convergence import true_distance
 from test_information import CASES, case, information_at
 from test_sample import DOUBLE, SINGLE, mixture, rows, sample_of
 
+from softmix_dist import runs, warm
 from softmix_dist.curvature import information_product
 from softmix_dist.solve import em, krylov
 from softmix_dist.solve.climb import climb
@@ -74,3 +77,35 @@ def test_products_on_the_sketch_are_those_of_its_matrix(base, partly):
     for name in ("gain",) if partly else ("gain", "most", "solve"):
         expected = getattr(whole, name)(slope)
         np.testing.assert_allclose(getattr(found, name)(slope), expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.fixture
+def no_matrices(monkeypatch):
+    """Small problems are solved as large ones are."""
+    monkeypatch.setattr(krylov, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(warm, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(runs, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 0)
+
+
+SLOW = [
+    ("gaussian", 4, 3, 46, 0.1),
+    ("clusters", 4, 3, 41, 0.1),
+    ("clusters", 4, 3, 45, 0.01),
+    ("binary", 6, 2, 43, 0.01),
+    ("student", 4, 3, 54, 0.01),
+]
+
+
+@pytest.mark.usefixtures("no_matrices")
+@pytest.mark.filterwarnings("ignore:not converged", "ignore:component")
+@pytest.mark.parametrize(("law", "n_features", "n_components", "seed", "tol"), SLOW)
+@pytest.mark.parametrize("options", [{}, {"sketch_rows": 1000}, {"solver": "em"}])
+def test_converged_is_not_said_early(law, n_features, n_components, seed, tol, options):
+    n_draws = 10 ** (4 + (seed - 40) % 3)
+    problem = simulate(3000, n_features, n_components, n_draws, law=law, seed=seed, norm=1.7)
+    result = fitted(problem, n_components, init=problem.truth, tol=tol, max_passes=300, **options)
+    assert result.converged == result.verified
+    # To stop without converging would be honest, too.
+    assert not result.converged or true_distance(problem, result) < 3 * tol
+    assert_never_falls(result)

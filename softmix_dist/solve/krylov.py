@@ -30,8 +30,14 @@ from softmix_dist.sums import ProductSums
 _ACCURATE = 1e-3
 # Products of one step at most, and between two looks at the residual; of a random direction.
 _MOST_PRODUCTS, _LOOK, _PROBE = 200, 5, 40
+# The same where each product is a pass over the data: the residual's bound makes it safe.
+_ROUGH, _MOST_PASSES = 0.1, 20
 # In units of the complete data: rounding of single precision may bend by this.
 _FLAT = 1e-5
+
+# The information times a direction, (d,), and an estimate of the error of that by the sampling
+# of the rows; None where it is exact.
+Products = Callable[[Array], tuple[Array, Array | None]]
 
 
 @dataclass(frozen=True)
@@ -52,23 +58,48 @@ class ProductCurvature:
     Parameters
     ----------
     products : callable
-        Of a direction x, (d,): the information times x, and an estimate, of the same
-        shape, of the error by the sampling of the rows; None where it is exact.
+        Of a direction, (d,), as `Products` says.
     unit : (d,) array
         Square roots of the diagonal of the complete-data information.
     x : (d,) array
         Where it was taken: log weights, then atoms.
+    sampled : bool
+        Whether it has errors by the sampling of the rows.
+    known : Curvature, optional
+        About the same information: what it knows is taken out beforehand, so that fewer
+        products are needed.
+    most_products, accurate : int, float
+        Products of one step at most, and the residual that is small enough, relative to the
+        slope.
     """
 
+    partial = False
+
     def __init__(
-        self, products: Callable[[Array], tuple[Array, Array | None]], unit: Array, x: Array
+        self,
+        products: Products,
+        unit: Array,
+        x: Array,
+        sampled: bool,
+        known: Curvature | None = None,
+        most_products: int = _MOST_PRODUCTS,
+        accurate: float = _ACCURATE,
     ):
         self.products = products
         self.unit = unit
         self.x = x
-        self.sampled = products(unit)[1] is not None
+        self.sampled = sampled
+        self.known = known
+        self.most_products = most_products
+        self.accurate = accurate
+        # A pass costs more than an eigendecomposition.
+        self.look = _LOOK if most_products == _MOST_PRODUCTS else 1
         self._spaces: list[_Space] = []
         self._probe: Curvature | None = None
+
+    def seen(self, slope: Array) -> Curvature:
+        """Return the information as the Krylov space of a slope shows it."""
+        return self._space(slope).seen
 
     def solve(self, slope: Array, damping: float = 0.0) -> Array:
         """Newton's step, as `Curvature.solve`."""
@@ -99,7 +130,8 @@ class ProductCurvature:
         """
         if self._probe is None:
             direction = np.random.default_rng(0).standard_normal(len(self.unit))
-            self._probe = self._explore(direction * self.unit, _PROBE).seen
+            few = min(_PROBE, self.most_products)
+            self._probe = self._explore(direction * self.unit, few).seen
         space = self._space(slope)
         lowest = min(
             float((seen.values - 2 * seen.noise).min()) for seen in (space.seen, self._probe)
@@ -113,12 +145,12 @@ class ProductCurvature:
         for space in self._spaces:
             if np.array_equal(space.slope, slope):
                 return space
-        self._spaces = [*self._spaces[-1:], self._explore(slope, _MOST_PRODUCTS)]
+        self._spaces = [*self._spaces[-1:], self._explore(slope, self.most_products)]
         return self._spaces[-1]
 
     def _explore(self, slope: Array, most: int) -> _Space:
         """Lanczos' recursion from a slope, fully reorthogonalised."""
-        start = slope / self.unit
+        start = self._scaled(slope / self.unit)
         size = float(np.linalg.norm(start))
         most = min(most, len(start))
         basis, spreads = np.zeros((most, len(start))), []
@@ -126,28 +158,36 @@ class ProductCurvature:
         vector = start / size if size > 0 else np.eye(1, len(start))[0]
         for i in range(most):
             basis[i] = vector
-            product, spread = self.products(vector / self.unit)
-            spreads += [] if spread is None else [spread / self.unit]
-            rest = product / self.unit
+            product, spread = self.products(self._scaled(vector) / self.unit)
+            spreads += [] if spread is None else [self._scaled(spread / self.unit)]
+            rest = self._scaled(product / self.unit)
             diagonal[i] = vector @ rest
             known = basis[: i + 1]
             for _ in range(2):
                 rest -= (known @ rest) @ known
             beside[i] = np.linalg.norm(rest)
             ended = beside[i] < 1e-10 or i + 1 == most
-            if ended or (i + 1) % _LOOK == 0:
+            if ended or (i + 1) % self.look == 0:
                 values, vectors = eigh_tridiagonal(diagonal[: i + 1], beside[:i])
                 share = vectors[0] * size / np.maximum(np.abs(values), _FLAT)
                 residual = float(beside[i] * abs(vectors[-1] @ share))
-                if ended or residual <= _ACCURATE * size:
+                if ended or residual <= self.accurate * size:
                     break
             vector = rest / beside[i]
         noise = np.zeros(len(values))
         if spreads:
             inside = known @ np.array(spreads).T
             noise = np.abs(np.einsum("ia,ij,ja->a", vectors, inside, vectors))
-        seen = Curvature(values, known.T @ vectors, self.unit, self.x, noise)
+        seen = Curvature(values, self._scaled(known.T @ vectors), self.unit, self.x, noise)
         return _Space(slope, seen, residual)
+
+    def _scaled(self, vectors: Array) -> Array:
+        """Vectors, (d,) or (d, n), by the inverse root of what is known of the information."""
+        if self.known is None:
+            return vectors
+        axes = self.known.vectors
+        shrunk = 1 / np.sqrt(self.known.bends) - 1
+        return vectors + axes @ ((axes.T @ vectors).T * shrunk).T
 
 
 def curvature_at(point: Point, sample: Sample) -> Curvature | ProductCurvature:
@@ -196,7 +236,41 @@ def sketched_products(point: Point, sample: Sample) -> ProductCurvature:
         one, other = map(product, found, masses, totals)
         return whole, (one - other) / 2
 
-    return ProductCurvature(products, *_place(point))
+    return ProductCurvature(products, *_place(point), sampled=len(parts) > 1)
+
+
+def exact_products(
+    point: Point,
+    reduce: Callable[[Mixture, Mixture], ProductSums],
+    coordinates: Coordinates,
+    n_draws: int,
+    known: Curvature | None,
+) -> ProductCurvature:
+    """Curvature at a point of the whole data, each product a pass over them.
+
+    Parameters
+    ----------
+    point : Point
+    reduce : callable
+        Sums for the product, of a mixture and a direction in the frame.
+    coordinates : Coordinates
+    n_draws : int
+    known : Curvature or None
+        From the sketch: where that is good a few passes are enough.
+    """
+    mixture = coordinates.to_frame(point.mixture)
+    mass = np.exp(point.mixture.offsets + point.log_normalisers)
+
+    def products(direction: Array) -> tuple[Array, None]:
+        change = coordinates.to_frame(_change(direction, point.means))
+        sums = reduce(mixture, change)
+        scaled = ProductSums(sums.candidates / mass[:, None], sums.draws / n_draws)
+        return _product(point, scaled, point.resp, point.means, direction, coordinates), None
+
+    return ProductCurvature(
+        products, *_place(point), sampled=False, known=known,
+        most_products=_MOST_PASSES, accurate=_ROUGH,
+    )  # fmt: skip
 
 
 def _place(point: Point) -> tuple[Array, Array]:
