@@ -283,7 +283,7 @@ class Stepper:
             return
         known, moved = state.curvature, em.moved(state)
         better = known is None or known.sampled or self.sample.is_all
-        if (moved > _NEAR and better) or (known is not None and known.partial and moved > 0):
+        if moved > _NEAR and better:
             run.state = em.bent(state, curvature_at(state.point, self.sample), self.em)
 
     def _finish(self, run: Run) -> bool:

@@ -46,6 +46,8 @@ _POLISHED = 1e-9
 # Newton's steps of the polish, and rows times squared coefficients times steps at most; with
 # few of them, EM goes further before.
 _NEWTON, _FINISHED, _FEW = 40, 2e10, 10
+# Starts that are combined on the second sketch, where there are too many coefficients for all.
+_COMBINED = 2
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 6
 # Starts that are polished at most.
@@ -60,8 +62,8 @@ _SECOND = 250
 # single precision alone.
 _COPIES, _WIDE_COPIES = 6, 3
 # Numbers in a sketch at most: 512 MB in single precision. A first one that is too large for
-# matrices only proposes, with a quarter of them.
-_MOST_NUMBERS, _FIRST_NUMBERS = 2**27, 2**25
+# matrices only proposes, with an eighth of them.
+_MOST_NUMBERS, _FIRST_NUMBERS = 2**27, 2**24
 # Rows that are standardised together.
 _ROWS = 4096
 
@@ -124,6 +126,11 @@ class WarmStarts:
     kurtosis: Array
 
 
+def _wide(settings: Settings, n_features: int) -> bool:
+    """Whether there are too many coefficients for matrices of them."""
+    return settings.n_components * (n_features + 1) > LARGEST_MATRIX
+
+
 def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
     """Rows of the first sketch and of the second: as asked for, or by the coefficients.
 
@@ -136,7 +143,7 @@ def sketch_rows(settings: Settings, n_features: int) -> tuple[int, int]:
     coefficients = settings.n_components * (n_features + 1)
     first = max(20_000, 60 * coefficients, min(100_000, _WORK // coefficients**3))
     most = _MOST_NUMBERS // (n_features + 1)
-    if coefficients > LARGEST_MATRIX:
+    if _wide(settings, n_features):
         first = min(first, max(20_000, _FIRST_NUMBERS // (n_features + 1)))
     first = min(first, most)
     return first, max(first, min(_SECOND * coefficients, most))
@@ -155,8 +162,7 @@ def sampling(
     n_features = len(coordinates.mean)
     n_rows, most_rows = sketch_rows(settings, n_features)
     most_rows = min(most_rows, design.n_candidates)
-    wide = settings.n_components * (n_features + 1) > LARGEST_MATRIX
-    copies = _WIDE_COPIES / 2 if wide else _COPIES
+    copies = _WIDE_COPIES / 2 if _wide(settings, n_features) else _COPIES
     needed = copies * most_rows * (n_features + 8) * 8
     if needed > memory_limit():
         raise InputError(
@@ -172,7 +178,7 @@ def sample_of(
 ) -> Sample:
     """Turn rows of the sketch into the small problem of the driver."""
     n_rows, n_features = rows.features.shape
-    wide = settings.n_components * (n_features + 1) > LARGEST_MATRIX
+    wide = _wide(settings, n_features)
     # Where no matrix of its coefficients is formed single precision is enough.
     homogeneous = np.ones((n_rows, n_features + 1), np.float32 if wide else np.float64)
     step = _ROWS if wide else n_rows
@@ -376,8 +382,11 @@ class Warmer:
             for start, point in zip(found, points, strict=True)
         ]
         if self.settings.init in ("auto", "search") and self.settings.n_components > 1:
-            began = time.perf_counter()
-            best = refine(sample, points, self.rng)
+            began, near = time.perf_counter(), points
+            if _wide(self.settings, sample.z.shape[1] - 1):
+                # Each combination costs a hundred evaluations of all the rows.
+                near = sorted(points, key=lambda point: -point.objective)[:_COMBINED]
+            best = refine(sample, near, self.rng)
             if best.objective > max(point.objective for point in points):
                 seconds = time.perf_counter() - began
                 again.append(self._start("search", best, (), again[0].passes, seconds))
@@ -422,7 +431,10 @@ class Warmer:
         shift = self.coordinates.log_candidates
         mixture = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
         steps = self._newton_steps(sample)
-        enough = _SHORT if steps > _FEW else _POLISH
+        # Where no matrix fits EM's end is left to Newton's steps on the data: they are cheap
+        # beside it.
+        wide = _wide(self.settings, sample.z.shape[1] - 1)
+        enough = _SHORT if steps > _FEW or wide else _POLISH
         (point,) = climb(sample, [mixture], enough, _POLISHED, dtype=np.float64)
         if steps:
             point = finish(sample, point.mixture, steps, 1e-4 * _POLISHED, bar)

@@ -11,11 +11,14 @@ from test_sample import DOUBLE, SINGLE, mixture, rows, sample_of
 
 from softmix_dist import runs, warm
 from softmix_dist.curvature import information_product
+from softmix_dist.engine import LocalEngine
+from softmix_dist.results import Settings
 from softmix_dist.solve import em, krylov
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.information import sketched_curvature
-from softmix_dist.solve.krylov import sketched_products
+from softmix_dist.solve.information import Curvature, sketched_curvature
+from softmix_dist.solve.krylov import ProductCurvature, sketched_products
 from softmix_dist.sums import ProductSums
+from softmix_dist.survey import survey
 
 
 def on_block(block, coordinates, point, direction, dtype=DOUBLE):
@@ -73,7 +76,7 @@ def test_products_on_the_sketch_are_those_of_its_matrix(base, partly):
         assert (spread is not None) == partly
     # As many products as coefficients see all of it. (Where eigenvalues are shifted by their
     # errors, those of other vectors have other errors.)
-    slope = em.slope_at(point)
+    slope, found.accurate = em.slope_at(point), 1e-9
     for name in ("gain",) if partly else ("gain", "most", "solve"):
         expected = getattr(whole, name)(slope)
         np.testing.assert_allclose(getattr(found, name)(slope), expected, rtol=2e-3, atol=1e-5)
@@ -109,3 +112,132 @@ def test_converged_is_not_said_early(law, n_features, n_components, seed, tol, o
     # To stop without converging would be honest, too.
     assert not result.converged or true_distance(problem, result) < 3 * tol
     assert_never_falls(result)
+
+
+def believe(self, run):
+    """Claim what the estimate at hand says."""
+    run.converged = self.distance(run.state.remaining) < self.settings.tol
+    run.stopped = None if run.converged or not run.state.stuck else "no step"
+
+
+@pytest.mark.usefixtures("no_matrices")
+@pytest.mark.filterwarnings("ignore:not converged", "ignore:component")
+def test_what_em_alone_would_claim_early_is_refuted(monkeypatch):
+    problem = simulate(3000, 4, 3, 10_000, law="clusters", seed=41, norm=1.7)
+    settings = {"init": problem.truth, "solver": "em", "tol": 0.1, "max_passes": 300}
+    result = fitted(problem, 3, **settings)
+    assert result.converged
+    assert true_distance(problem, result) < 0.2
+    assert "information" in {row["step"] for row in result.history[:-1]}
+    monkeypatch.setattr(runs.Stepper, "verify", believe)
+    early = fitted(problem, 3, **settings)
+    assert early.converged
+    assert true_distance(problem, early) > 0.3
+
+
+def test_the_step_within_a_radius_follows_an_upward_bend():
+    rng = np.random.default_rng(2)
+    unit, values = rng.uniform(0.2, 1, 30), np.append([-0.4, -0.1], np.linspace(0.1, 2, 28))
+    vectors, _ = np.linalg.qr(rng.standard_normal((30, 30)))
+    matrix = (vectors * values) @ vectors.T * np.outer(unit, unit)
+    found = ProductCurvature(lambda x: (matrix @ x, None), unit, np.zeros(30), sampled=False)
+    found.accurate = 1e-10
+    whole = Curvature(values, vectors, unit, np.zeros(30), np.zeros(30))
+    slope = rng.standard_normal(30) * unit
+    for radius in (0.01, 1.0, 100.0):
+        step, gain, length = found.trusted(slope, radius)
+        assert length == pytest.approx(radius, rel=1e-6)
+        assert gain == pytest.approx(whole.trusted(slope, radius)[1], rel=1e-6)
+        assert gain == pytest.approx(slope @ step - 0.5 * step @ matrix @ step, rel=1e-6)
+    assert found.gain(slope) == found.most(slope) == np.inf
+    # A slope that does not show the bend: the random direction does.
+    found.accurate = 1e-3
+    level = vectors[:, 2:] @ rng.standard_normal(28) * unit
+    assert np.isfinite(found.gain(level))
+    assert found.most(level) == np.inf
+
+
+@pytest.mark.parametrize("products", [3, 6, 12, 40])
+def test_the_gain_is_bounded_however_few_the_products(products):
+    rng = np.random.default_rng(3)
+    values = np.geomspace(0.02, 2, 40)
+    vectors, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    matrix, slope = (vectors * values) @ vectors.T, rng.standard_normal(40)
+    found = ProductCurvature(
+        lambda x: (matrix @ x, None), np.ones(40), np.zeros(40), False, None, products, 1e-9
+    )
+    exact = 0.5 * slope @ np.linalg.solve(matrix, slope)
+    assert found.seen(slope).gain(slope) <= exact * (1 + 1e-9)
+    if products > 3:
+        assert found.gain(slope) >= exact * (1 - 1e-9)
+    if products == 40:
+        assert found.gain(slope) == pytest.approx(exact, rel=1e-6)
+
+
+def test_what_is_known_beforehand_saves_products():
+    rng = np.random.default_rng(4)
+    values = np.geomspace(0.01, 2, 60)
+    vectors, _ = np.linalg.qr(rng.standard_normal((60, 60)))
+    matrix, slope = (vectors * values) @ vectors.T, rng.standard_normal(60)
+    counts = []
+    for known in (None, Curvature(1.1 * values, vectors, np.ones(60), np.zeros(60), 0 * values)):
+        calls = []
+
+        def product(x, calls=calls):
+            calls.append(x)
+            return matrix @ x, None
+
+        found = ProductCurvature(product, np.ones(60), np.zeros(60), False, known, 20, 1e-8)
+        found.gain(slope)
+        counts.append(len(calls))
+    assert counts[0] == 20
+    assert counts[1] <= 3
+    assert found.gain(slope) == pytest.approx(0.5 * slope @ np.linalg.solve(matrix, slope))
+    np.testing.assert_allclose(matrix @ found.solve(slope), slope, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """2 052 coefficients."""
+    return simulate(3000, 512, 4, 1_000_000, norm=1.0, seed=1)
+
+
+@pytest.mark.parametrize("solver", ["auto", "em"])
+def test_more_coefficients_than_fit_in_a_matrix(wide, solver, monkeypatch):
+    # No matrix of all coefficients is decomposed.
+    monkeypatch.setattr(Curvature, "of", None)
+    settings = {"l2": 1e-3, "max_passes": 300}
+    result = fitted(wide, 4, init=wide.truth, solver=solver, **settings)
+    assert result.converged
+    assert result.verified
+    assert result.distance < 0.01
+    assert_never_falls(result)
+    tight = fitted(wide, 4, init=(result.weights, result.atoms), tol=1e-4, **settings)
+    assert tight.converged
+    short = tight.objective - result.objective
+    assert short < 0.01**2 / (2 * result.n_draws) * 1.5
+    # As many numbers as coefficients squared are not asked for.
+    assert result.covariance is None
+    assert result.errors_from == "none"
+
+
+def test_a_wide_sketch_is_held_once(wide):
+    settings = Settings(4, l2=1e-3)
+    engine = LocalEngine(1)
+    try:
+        design, coordinates = survey(wide.dataset(block_rows=512), engine, 4)
+        warmer = warm.Warmer(engine, settings, design, coordinates, 0)
+        sample = warmer.sample_of(warmer.look(engine)[0])
+    finally:
+        engine.close()
+    held = {x.base is sample.z for block in sample.blocks.values() for x in block.slices}
+    assert sample.z.dtype == np.float32
+    assert held == {True}
+
+
+def test_a_wide_sketch_has_room_in_memory():
+    rows = [warm.sketch_rows(Settings(8), n) for n in (240, 512, 4000)]
+    assert rows[0] == (60 * 8 * 241, 250 * 8 * 241)
+    for (first, second), n in zip(rows[1:], (512, 4000), strict=True):
+        assert 20_000 <= first <= second
+        assert 4 * second * (n + 1) <= 2**29

@@ -133,7 +133,9 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
         # What is lost in rounding counts as nothing.
         gains = (*state.gains[-2:], gain if gain > rounding else 0.0)
         radius = max(state.radius, 2 * state.length)
-        return _propose(evaluated, settings, radius, state.history, gains, state.curvature)
+        known = state.curvature
+        known = None if known is None or known.lapses else known
+        return _propose(evaluated, settings, radius, state.history, gains, known)
     # The rejected point still tells how the gradient bends.
     history = state.history[:-1]
     if np.isfinite(evaluated.log_likelihood) and (evaluated.resp > 0).all():
@@ -245,7 +247,9 @@ def _propose(
     by_slope = 0.5 * float(slopes @ em_step)
     if curvature is not None:
         damping = curvature.damping(slopes, radius)
-        step = _quasi_newton(history, lambda slope: curvature.solve(slope, damping))
+        # Products at this very point know more than the history, and cost nothing again.
+        known = history[-1:] if curvature.knows(x) else history
+        step = _quasi_newton(known, lambda slope: curvature.solve(slope, damping))
         kind = "newton"
     elif len(history) > 1 and not settings.first_order:
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])

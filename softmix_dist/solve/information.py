@@ -79,6 +79,15 @@ class Curvature:
         """Return the information as far as a slope shows it: all of it."""
         return self
 
+    def knows(self, x: Array) -> bool:
+        """Whether no history of steps can add to it at x: a matrix takes what there is."""
+        return False
+
+    @property
+    def lapses(self) -> bool:
+        """Whether it means nothing at another point."""
+        return self.partial
+
     @property
     def partial(self) -> bool:
         """Whether it shows the likelihood along one slope only, see `ProductCurvature`."""

@@ -27,7 +27,7 @@ from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.sums import ProductSums
 
 # The residual of a step, relative to the slope.
-_ACCURATE = 1e-3
+_ACCURATE = 1e-2
 # Products of one step at most, and between two looks at the residual; of a random direction.
 _MOST_PRODUCTS, _LOOK, _PROBE = 200, 5, 40
 # The same where each product is a pass over the data: the residual's bound makes it safe.
@@ -89,6 +89,8 @@ class ProductCurvature:
         self.unit = unit
         self.x = x
         self.sampled = sampled
+        # Where products are exact they are taken anew at each point: that costs no more.
+        self.lapses = not sampled
         self.known = known
         self.most_products = most_products
         self.accurate = accurate
@@ -100,6 +102,10 @@ class ProductCurvature:
     def seen(self, slope: Array) -> Curvature:
         """Return the information as the Krylov space of a slope shows it."""
         return self._space(slope).seen
+
+    def knows(self, x: Array) -> bool:
+        """Whether it is exact, and was taken at x."""
+        return not self.sampled and np.array_equal(x, self.x)
 
     def solve(self, slope: Array, damping: float = 0.0) -> Array:
         """Newton's step, as `Curvature.solve`."""
