@@ -114,6 +114,28 @@ def test_converged_is_not_said_early(law, n_features, n_components, seed, tol, o
     assert_never_falls(result)
 
 
+@pytest.mark.filterwarnings("ignore:not converged", "ignore:component")
+@pytest.mark.parametrize(("law", "n_features", "n_components", "seed", "tol"), SLOW[:3])
+def test_claims_between_rest_on_passes(law, n_features, n_components, seed, tol, monkeypatch):
+    # Too many coefficients for an exact matrix, few enough for one on the sketch.
+    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 0)
+    problem = simulate(3000, n_features, n_components, 10**6, law=law, seed=seed, norm=1.7)
+    result = fitted(
+        problem,
+        n_components,
+        init=problem.truth,
+        tol=tol,
+        sketch_rows=1000,
+        standard_errors="exact",
+    )
+    assert result.converged
+    assert result.verified
+    assert true_distance(problem, result) < 3 * tol
+    # A matrix on all data is still to be had for the errors, in one pass.
+    assert result.errors_from == "exact"
+    assert np.isfinite(result.covariance).all()
+
+
 def believe(self, run):
     """Claim what the estimate at hand says."""
     run.converged = self.distance(run.state.remaining) < self.settings.tol
