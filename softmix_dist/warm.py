@@ -181,7 +181,7 @@ def sample_of(
     wide = _wide(settings, n_features)
     # Where no matrix of its coefficients is formed single precision is enough.
     homogeneous = np.ones((n_rows, n_features + 1), np.float32 if wide else np.float64)
-    step = _ROWS if wide else n_rows
+    step = _ROWS if wide else max(n_rows, 1)
     for first in range(0, n_rows, step):
         part = slice(first, first + step)
         centred = rows.features[part].astype(np.float64) - coordinates.mean
