@@ -1,12 +1,14 @@
-"""Kernels of the observed information, and of how far a direction reaches."""
+"""Kernels of the observed information, of its products, and of how far a direction reaches."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from softmix_dist.blocks import Block
 from softmix_dist.model import Mixture
-from softmix_dist.sums import Extent, InformationSums
+from softmix_dist.sums import Extent, InformationSums, ProductSums
 
 # Rows times coefficients of a buffer that stays near the second-level cache.
 _BUFFER = 200_000
@@ -53,6 +55,52 @@ def information(block: Block, mixture: Mixture) -> InformationSums:
             outer = (resp[:, :, None] * x[seen, None, :]).reshape(len(seen), size)
             pairs += np.dot(outer.T, outer)
     return InformationSums(candidates.reshape(n_components, columns, columns), pairs)
+
+
+def information_product(
+    block: Block, mixture: Mixture, direction: Mixture, dtype: np.dtype[Any]
+) -> ProductSums:
+    """Sum up one block for the information times a direction; no matrix is formed.
+
+    Parameters
+    ----------
+    block : Block
+    mixture : Mixture
+        In frame coordinates, with exponents in range: a point that was accepted.
+    direction : Mixture
+        Changes of its offsets and atoms.
+    dtype : dtype
+        Precision of the arithmetic inside a slice; slices are added in float64.
+
+    Returns
+    -------
+    ProductSums
+        Two products with each slice of features: of 2K columns, and back of 2K columns.
+    """
+    n_components = mixture.n_components
+    coefficients = np.block(
+        [[mixture.offsets, direction.offsets], [mixture.atoms.T, direction.atoms.T]]
+    ).astype(dtype)
+    columns = len(coefficients)
+    total = np.zeros((2 * n_components, columns))
+    for part, stored in block.parts():
+        x = stored.astype(dtype, copy=False)
+        both = x @ coefficients
+        logits, moved = both[:, :n_components], both[:, n_components:]
+        if block.log_base is not None:
+            logits += block.log_base[part, None].astype(dtype)
+        times = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
+        n = block.draws[part] * times
+        # Candidates that are not available have no logits and no draws.
+        top = np.maximum(logits.max(axis=1, keepdims=True), np.finfo(dtype).min)
+        resp = np.exp(logits - top)
+        resp /= np.maximum(resp.sum(axis=1, keepdims=True), 1)
+        mean = np.sum(resp * moved, axis=1, keepdims=True)
+        scaled = np.empty_like(both)
+        scaled[:, :n_components] = np.exp(logits) * times[:, None] * moved
+        scaled[:, n_components:] = resp * (moved - mean) * n[:, None]
+        total += np.dot(scaled.T, x)
+    return ProductSums(total[:n_components], total[n_components:])
 
 
 def extent(block: Block, directions: Mixture) -> Extent:

@@ -62,8 +62,8 @@ class SoftmaxMixture:
     random_state : int or None
         Seed.
     sketch_rows : int or None
-        Rows of the sketch; default: 60 for each coefficient, 20 000 at least, and up to
-        100 000 where coefficients are few.
+        Rows of the sketch; default: 60 for each coefficient, 20 000 at least, up to 100 000
+        where coefficients are few, and no more than hold 2^27 numbers.
     standard_errors : {"sketch", "exact", "clustered", "scaled", "none"}
         From the information on the sketch, without a pass of its own (or on all data where
         the sketch tells it too poorly), from all data by one more pass, or skipped;

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array, Block
-from softmix_dist.curvature import extent, information
+from softmix_dist.curvature import extent, information, information_product
 from softmix_dist.engine import Engine
 from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
@@ -20,18 +20,18 @@ from softmix_dist.solve import em
 from softmix_dist.solve.finish import finish
 from softmix_dist.solve.inference import known_well
 from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
+from softmix_dist.solve.krylov import ProductCurvature, curvature_at, exact_products
 from softmix_dist.solve.point import Point, evaluate
-from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.separation import directions, in_words, running_off, suspects
 from softmix_dist.solve.starts import Start
-from softmix_dist.sums import DesignSums, ScoreSums
+from softmix_dist.sums import DesignSums, ProductSums, ScoreSums
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
-# Up to this many coefficients the information is computed on all data where the sketch's is
-# too poor to go on, or to claim convergence; its pass costs one large Gram.
+# Where the sketch's information is too poor to go on, or to claim convergence, it is computed
+# on all data: up to this many coefficients in one pass, which costs one large Gram; above,
+# one pass for each of the products that conjugate gradients ask for.
 _LARGEST_INFORMATION = 600
-# Up to this many a matrix is formed on the driver at all.
-_LARGEST_MATRIX = 2000
 # Curvature taken nearer than this, in complete-data units, is that of the point.
 _NEAR = 0.05
 # The sketch's curvature is good enough while what is left to gain shrinks by this in as many
@@ -106,6 +106,11 @@ def _information(block: Block, mixture: Mixture) -> Any:
     return information(block, mixture)
 
 
+def _information_product(block: Block, mixture: Mixture, direction: Mixture) -> ProductSums:
+    block.check()
+    return information_product(block, mixture, direction, DOUBLE)
+
+
 class Stepper:
     """Moves runs, a pass at a time.
 
@@ -154,7 +159,7 @@ class Stepper:
         point = run.state.point
         size = point.mixture.n_coefficients
         far = not (run.converged or self.distance(run.state.remaining) < _NEAR_ENOUGH)
-        if source == "none" or size > _LARGEST_MATRIX:
+        if source == "none" or size > LARGEST_MATRIX:
             return None
         proven = run.proof is not None and run.proof[0] is point
         if run.proof is not None and proven and (run.proof[1].flat or not far):
@@ -166,29 +171,24 @@ class Stepper:
             curvature = sketched_curvature(point, self.sample)
             if known_well(curvature) or size > _LARGEST_INFORMATION:
                 return curvature, "exact" if self.sample.is_all else "sketch"
-        return self._exact_curvature(point), "exact"
+        return self._exact_matrix(point), "exact"
 
     def verify(self, run: Run) -> None:
         """Claim convergence, or go on, by curvature that is known well enough."""
         assert run.state is not None
         state, point = run.state, run.state.point
         # 1. By the sketch, where its errors leave no doubt.
-        if state.curvature is not None and not state.stuck and em.moved(state) <= _NEAR:
-            most = state.curvature.most(em.slope_at(point))
+        known, slope = state.curvature, em.slope_at(point)
+        if known is not None and not (known.partial or state.stuck) and em.moved(state) <= _NEAR:
+            most = known.most(slope)
             if self.distance(most) < self.settings.tol:
                 run.converged = run.verified = not self._separated(run, state.curvature)
                 return
-        # 2. By one pass more, and its row.
-        if point.mixture.n_coefficients > _LARGEST_INFORMATION:
-            if self._separated(run, state.curvature):
-                return
-            run.converged = self.distance(state.remaining) < self.settings.tol
-            run.stopped = None if run.converged or not state.stuck else _STUCK
-            return
-        exact = self._exact_curvature(point)
-        run.proof = point, exact
-        slope = em.slope_at(point)
-        gain = exact.gain(slope)
+        # 2. By all data, in passes more, and their row.
+        whole = self._exact_curvature(state)
+        gain = whole.gain(slope) if self._bends_down(state) else whole.most(slope)
+        exact = whole.seen(slope)
+        run.proof = None if exact.partial else (point, exact)
         run.state = replace(run.state, remaining=gain)
         self._record(run, "information", True, run.rounding)
         ended = self.distance(gain) < self.settings.tol or exact.flat or state.stuck
@@ -207,7 +207,7 @@ class Stepper:
         if state.stuck and not exact.curved and run.dtype == DOUBLE:
             run.stopped = "the likelihood is flat or has a saddle there"
             return
-        if state.stuck and state.curvature is not None and not state.curvature.noise.any():
+        if state.stuck and state.curvature is not None and not state.curvature.sampled:
             run.stopped = _STUCK
             return
         run.state = em.bent(replace(run.state, radius=np.inf), exact, self.em)
@@ -275,8 +275,6 @@ class Stepper:
         if self.settings.solver not in ("auto", "newton") or self.sample is None:
             return
         size = state.point.mixture.n_coefficients
-        if size > _LARGEST_MATRIX:
-            return
         run.left.append(state.remaining)
         slow = len(run.left) > _WITHIN and not run.left[-1] < _SHRINKS * run.left[-1 - _WITHIN]
         norm = float(np.linalg.norm(state.point.mixture.atoms, axis=1).max())
@@ -286,15 +284,17 @@ class Stepper:
                 return
         if slow and run.dtype == DOUBLE and self._finish(run):
             return
-        if slow and size <= _LARGEST_INFORMATION and run.dtype == DOUBLE:
-            exact = self._exact_curvature(state.point)
-            run.state = em.bent(state, exact, self.em)
+        on_data = size <= _LARGEST_INFORMATION or not self.sample.is_all
+        if slow and on_data and run.dtype == DOUBLE:
+            exact = self._exact_curvature(state)
+            run.state = em.bent(state, exact.seen(em.slope_at(state.point)), self.em)
             self._record(run, "information", True, run.rounding)
             run.left = []
-        elif em.moved(state) > _NEAR and (
-            state.curvature is None or state.curvature.noise.any() or self.sample.is_all
-        ):
-            run.state = em.bent(state, sketched_curvature(state.point, self.sample), self.em)
+            return
+        known, moved = state.curvature, em.moved(state)
+        better = known is None or known.sampled or self.sample.is_all
+        if moved > _NEAR and better:
+            run.state = em.bent(state, curvature_at(state.point, self.sample), self.em)
 
     def _finish(self, run: Run) -> bool:
         """Propose the end of Newton's steps on the driver, where the sketch is all data."""
@@ -324,7 +324,19 @@ class Stepper:
         run.left = []
         return True
 
-    def _exact_curvature(self, point: Point) -> Curvature:
+    def _exact_curvature(self, state: em.EMState) -> Curvature | ProductCurvature:
+        """Curvature at the accepted point, by passes over the data: one, or one a product."""
+        point, known = state.point, state.curvature
+        if self.sample is not None and self.sample.is_all:
+            return curvature_at(point, self.sample)
+        if point.mixture.n_coefficients <= _LARGEST_INFORMATION:
+            return self._exact_matrix(point)
+        if self.sample is not None and (known is None or known.partial):
+            known = curvature_at(point, self.sample)
+        seen = None if known is None else known.seen(em.slope_at(point))
+        return exact_products(point, self._product, self.coordinates, self.design.n_draws, seen)
+
+    def _exact_matrix(self, point: Point) -> Curvature:
         """Curvature at an accepted point, by one pass over the data."""
         if self.sample is not None and self.sample.is_all:
             return sketched_curvature(point, self.sample)
@@ -333,11 +345,25 @@ class Stepper:
         self.n_passes += 1
         return Curvature.of(observed_information(point, sums, self.coordinates), point)
 
-    def _separated(self, run: Run, curvature: Curvature | None) -> bool:
-        """Stop a run one of whose components has its maximum at infinity."""
+    def _product(self, mixture: Mixture, direction: Mixture) -> ProductSums:
+        kernel = partial(_information_product, mixture=mixture, direction=direction)
+        sums: ProductSums = self.engine.reduce(kernel)
+        self.n_passes += 1
+        return sums
+
+    def _bends_down(self, state: em.EMState) -> bool:
+        """Whether the sketch says so, for directions that the slope does not show."""
+        curvature, slope = state.curvature, em.slope_at(state.point)
+        return curvature is not None and np.isfinite(curvature.most(slope))
+
+    def _separated(self, run: Run, curvature: Curvature | ProductCurvature | None) -> bool:
+        """Stop a run one of whose components has its maximum at infinity.
+
+        Products show no direction but that of the slope, which does not say it.
+        """
         assert run.state is not None
         point = run.state.point
-        if self.settings.l2 > 0 or curvature is None:
+        if self.settings.l2 > 0 or not isinstance(curvature, Curvature) or curvature.partial:
             return False
         found = suspects(point, curvature, self.design.n_draws)
         if not found:

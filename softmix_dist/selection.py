@@ -249,17 +249,21 @@ class _Path:
             Warmer(half, settings, design, coordinates, self.seed) for settings in self.settings
         ]
         rows, second = warmers[-1].look(half)
-        proposed = [warmer.propose(rows, second) for warmer in warmers]
+        samples = [warmer.sample_of(rows) for warmer in warmers]
+        proposed = [
+            warmer.propose(sample, second) for warmer, sample in zip(warmers, samples, strict=True)
+        ]
         if warmers[-1].needs_second:
-            every = [start for _, found in proposed for start in found]
+            every = [start for found in proposed for start in found]
             rows = warmers[-1].look_again(half, every)
+            samples = [warmer.sample_of(rows) for warmer in warmers]
             proposed = [
-                warmer.judge(rows, found)
-                for warmer, (_, found) in zip(warmers, proposed, strict=True)
+                warmer.judge(sample, found)
+                for warmer, sample, found in zip(warmers, samples, proposed, strict=True)
             ]
         warm = [
             warmer.finished(sample, found, second)
-            for warmer, (sample, found) in zip(warmers, proposed, strict=True)
+            for warmer, sample, found in zip(warmers, samples, proposed, strict=True)
         ]
         chosen = [[start for start in w.starts if start.chosen] for w in warm]
         return chosen, warm[-1].sample, warmers[-1].n_passes

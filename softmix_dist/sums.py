@@ -111,6 +111,25 @@ class InformationSums:
 
 
 @dataclass(frozen=True)
+class ProductSums:
+    """Sums for the product of the observed information at one mixture with one direction.
+
+    Attributes
+    ----------
+    candidates : (K, L + 1) array
+        sum_j u_j exp(b_k + x_j.theta_k) t_jk (1, x_j), t_jk = (1, x_j).direction_k.
+    draws : (K, L + 1) array
+        sum_j n_j r_jk (t_jk - sum_m r_jm t_jm) (1, x_j).
+    """
+
+    candidates: Array
+    draws: Array
+
+    def __add__(self, other: ProductSums) -> ProductSums:
+        return ProductSums(self.candidates + other.candidates, self.draws + other.draws)
+
+
+@dataclass(frozen=True)
 class HeldOutSums:
     """Sums over held-out draws for several mixtures.
 

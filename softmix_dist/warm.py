@@ -20,7 +20,7 @@ from softmix_dist.engine import Engine
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.results import Settings
 from softmix_dist.sketch import Sampling, SketchRows, draw
-from softmix_dist.sketching import sample_of, sampling, sketch_rows
+from softmix_dist.sketching import is_wide, sample_of, sampling, sketch_rows
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
 from softmix_dist.solve.escape import escape
@@ -49,6 +49,8 @@ _FINALISTS = 2
 _FINISHED, _POLISH_STEPS = 2e10, 40
 # The same where only the best start is polished, again and again.
 _ESCAPED = 1e11
+# Starts that are combined on the second sketch, where there are too many coefficients for all.
+_COMBINED = 2
 # Starts that go on to the whole data at most.
 _MOST_KEPT = 6
 # Starts that are polished at most.
@@ -102,13 +104,15 @@ class Warmer:
             _, n_rows = sketch_rows(self.settings, len(self.coordinates.mean))
             self.sampling = replace(self.sampling, n_rows=n_rows)
         rows, second = self.look(self.engine)
+        # Rows may be as large as the data: they are let go when they are a sample.
+        sample = self.sample_of(rows)
+        del rows
         if given is not None:
-            sample = sample_of(rows, self.settings, self.design, self.coordinates)
             return WarmStarts([given], sample, 1, _kurtosis(second))
-        sample, found = self.propose(rows, second)
+        found = self.propose(sample, second)
         if self.needs_second:
-            rows = self.look_again(self.engine, found, _agree(found))
-            sample, found = self.judge(rows, found)
+            sample = self.sample_of(self.look_again(self.engine, found, _agree(found)))
+            found = self.judge(sample, found)
         return self.finished(sample, found, second)
 
     def look(self, engine: Engine) -> tuple[SketchRows, latent.SecondMomentSums]:
@@ -123,11 +127,12 @@ class Warmer:
         """Whether the first sketch is a part of the data only."""
         return self.design.n_candidates > self.sampling.n_rows
 
-    def propose(
-        self, rows: SketchRows, second: latent.SecondMomentSums
-    ) -> tuple[Sample, list[Start]]:
+    def sample_of(self, rows: SketchRows) -> Sample:
+        """Turn rows of a sketch into the small problem of the driver."""
+        return sample_of(rows, self.settings, self.design, self.coordinates)
+
+    def propose(self, sample: Sample, second: latent.SecondMomentSums) -> list[Start]:
         """Compute the starts of every method that was asked for, on the first sketch."""
-        sample = sample_of(rows, self.settings, self.design, self.coordinates)
         # 1. One component has one maximum.
         method = "random" if self.settings.n_components == 1 else self.settings.init
         # 2. Moments along directions chosen from the second moments: exact ones by a pass of
@@ -156,7 +161,7 @@ class Warmer:
             now = time.perf_counter()
             found.append(self._start(name, point, notes, self.n_passes, now - began))
             began = now
-        return sample, found
+        return found
 
     def finished(
         self, sample: Sample, found: list[Start], second: latent.SecondMomentSums
@@ -248,9 +253,8 @@ class Warmer:
         rows: SketchRows = engine.reduce(partial(_second_look, sampling=sampling))
         return rows
 
-    def judge(self, rows: SketchRows, found: list[Start]) -> tuple[Sample, list[Start]]:
+    def judge(self, sample: Sample, found: list[Start]) -> list[Start]:
         """Compare and combine the starts on the second sketch."""
-        sample = sample_of(rows, self.settings, self.design, self.coordinates)
         shift = self.coordinates.log_candidates
         mixtures = [Mixture(s.mixture.offsets + shift, s.mixture.atoms) for s in found]
         points = climb(sample, mixtures, _SHORT)
@@ -259,12 +263,15 @@ class Warmer:
             for start, point in zip(found, points, strict=True)
         ]
         if self.settings.init in ("auto", "search") and self.settings.n_components > 1:
-            began = time.perf_counter()
-            best = refine(sample, points, self.rng)
+            began, near = time.perf_counter(), points
+            if is_wide(self.settings, sample.z.shape[1] - 1):
+                # Each combination costs a hundred evaluations of all the rows.
+                near = sorted(points, key=lambda point: -point.objective)[:_COMBINED]
+            best = refine(sample, near, self.rng)
             if best.objective > max(point.objective for point in points):
                 seconds = time.perf_counter() - began
                 again.append(self._start("search", best, (), again[0].passes, seconds))
-        return sample, again
+        return again
 
     def _settled(self, found: list[Start], sample: Sample) -> list[Start]:
         """Polish the starts that may belong to the best optimum, each optimum once.

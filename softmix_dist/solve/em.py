@@ -27,6 +27,7 @@ import numpy as np
 
 from softmix_dist.model import Array, Mixture
 from softmix_dist.solve.information import Curvature
+from softmix_dist.solve.krylov import ProductCurvature
 from softmix_dist.solve.point import Point
 
 # A normaliser predicted further off than this, in nats, means that the step was too long.
@@ -78,7 +79,7 @@ class EMState:
         Estimate of what is left to gain, nats per draw.
     by_slope : float
         The same, from the slope along the proposal alone.
-    curvature : Curvature or None
+    curvature : Curvature, ProductCurvature or None
         Metric of the steps; None means EM's own, which is diagonal.
     stuck : bool
         No step, however small, raised the objective.
@@ -94,7 +95,7 @@ class EMState:
     gains: tuple[float, ...]
     remaining: float
     by_slope: float
-    curvature: Curvature | None
+    curvature: Curvature | ProductCurvature | None
     stuck: bool = False
 
 
@@ -132,7 +133,9 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
         # What is lost in rounding counts as nothing.
         gains = (*state.gains[-2:], gain if gain > rounding else 0.0)
         radius = max(state.radius, 2 * state.length)
-        return _propose(evaluated, settings, radius, state.history, gains, state.curvature)
+        known = state.curvature
+        known = None if known is None or known.lapses else known
+        return _propose(evaluated, settings, radius, state.history, gains, known)
     # The rejected point still tells how the gradient bends.
     history = state.history[:-1]
     if np.isfinite(evaluated.log_likelihood) and (evaluated.resp > 0).all():
@@ -146,7 +149,7 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
     return retry
 
 
-def bent(state: EMState, curvature: Curvature, settings: EMSettings) -> EMState:
+def bent(state: EMState, curvature: Curvature | ProductCurvature, settings: EMSettings) -> EMState:
     """Propose again from the same point, with the curvature there as the metric."""
     radius = min(state.radius, _LONGEST_NEWTON)
     return _propose(state.point, settings, radius, (), state.gains, curvature)
@@ -233,7 +236,7 @@ def _propose(
     radius: float,
     history: tuple[tuple[Array, Array], ...],
     gains: tuple[float, ...],
-    curvature: Curvature | None = None,
+    curvature: Curvature | ProductCurvature | None = None,
 ) -> EMState:
     n_components, n_features = point.mixture.atoms.shape
     metric = np.sqrt(np.concatenate([point.weights, np.repeat(point.weights, n_features)]))
@@ -244,7 +247,9 @@ def _propose(
     by_slope = 0.5 * float(slopes @ em_step)
     if curvature is not None:
         damping = curvature.damping(slopes, radius)
-        step = _quasi_newton(history, lambda slope: curvature.solve(slope, damping))
+        # Products at this very point know more than the history, and cost nothing again.
+        known = history[-1:] if curvature.knows(x) else history
+        step = _quasi_newton(known, lambda slope: curvature.solve(slope, damping))
         kind = "newton"
     elif len(history) > 1 and not settings.first_order:
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
@@ -252,8 +257,9 @@ def _propose(
         step, kind = _quasi_newton(history, lambda slope: slope / mass), "quasi-newton"
     by_slope = max(by_slope, 0.5 * float(slopes @ step))
     remaining = _remaining(gains, by_slope)
-    if curvature is not None and curvature.curved:
-        remaining = max(curvature.gain(slopes), by_slope)
+    gain = np.inf if curvature is None else curvature.gain(slopes)
+    if np.isfinite(gain):
+        remaining = max(gain, by_slope)
     # 2. Not longer than what is trusted.
     length = float(np.linalg.norm(metric * step))
     if length > radius:

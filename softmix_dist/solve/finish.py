@@ -7,9 +7,9 @@ import numpy as np
 from softmix_dist.model import Mixture
 from softmix_dist.solve import em
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.information import sketched_curvature
+from softmix_dist.solve.krylov import curvature_at
 from softmix_dist.solve.point import Point
-from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 
 # In complete-data units: of the first step, and below which nothing more is tried.
 _FIRST_RADIUS, _SMALLEST_RADIUS = 0.3, 1e-9
@@ -47,7 +47,9 @@ def polish(sample: Sample, mixture: Mixture, work: float, bar: float = -np.inf) 
     Point
     """
     steps = newton_steps(sample, mixture.n_components, work)
-    enough = _SHORT if steps > _FEW else _LONG
+    # Where no matrix fits EM's end is left to Newton's steps on the data: they are cheap beside it.
+    wide = mixture.n_coefficients > LARGEST_MATRIX
+    enough = _SHORT if steps > _FEW or wide else _LONG
     (point,) = climb(sample, [mixture], enough, _LEFT, dtype=np.float64)
     return finish(sample, point.mixture, steps, _PART * _LEFT, bar) if steps else point
 
@@ -61,7 +63,7 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float 
     mixture : Mixture
         In standard coordinates.
     steps : int
-        At most; one evaluation and one information matrix each.
+        At most; one evaluation and one information matrix, or its products, each.
     tol : float
         Stop when less than this is left to gain, nats per draw.
     bar : float
@@ -85,7 +87,7 @@ def finish(sample: Sample, mixture: Mixture, steps: int, tol: float, bar: float 
     for _ in range(steps):
         if (point.resp * sample.n_draws < _VANISHED).any() or radius < _SMALLEST_RADIUS:
             break
-        curvature = curvature or sketched_curvature(point, sample)
+        curvature = curvature or curvature_at(point, sample)
         slope = em.slope_at(point)
         left = curvature.gain(slope)
         if left < tol or point.objective + 2 * left < bar:

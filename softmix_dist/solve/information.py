@@ -75,6 +75,29 @@ class Curvature:
         """Whether the likelihood bends downwards in every direction."""
         return self.lowest > FLAT
 
+    def seen(self, slope: Array) -> Curvature:
+        """Return the information as far as a slope shows it: all of it."""
+        return self
+
+    def knows(self, x: Array) -> bool:
+        """Whether no history of steps can add to it at x: a matrix takes what there is."""
+        return False
+
+    @property
+    def lapses(self) -> bool:
+        """Whether it means nothing at another point."""
+        return self.partial
+
+    @property
+    def partial(self) -> bool:
+        """Whether it shows the likelihood along one slope only, see `ProductCurvature`."""
+        return len(self.values) < len(self.unit)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it has errors by the sampling of the rows."""
+        return bool(self.noise.any())
+
     @property
     def weakest(self) -> Array:
         """Direction of the smallest eigenvalue, (d,)."""
@@ -90,7 +113,7 @@ class Curvature:
         Where the likelihood is flat, bends upwards or is known too poorly, the step goes by
         the size of the bend, or of its error.
         """
-        return self.vectors @ (self.along(slope) / (self._bends() + damping)) / self.unit
+        return self.vectors @ (self.along(slope) / (self.bends + damping)) / self.unit
 
     @property
     def flat(self) -> bool:
@@ -118,7 +141,7 @@ class Curvature:
 
     def damping(self, slope: Array, radius: float) -> float:
         """Damping at which the step is as long as ``radius``, in complete-data units."""
-        return _damping(self.along(slope), self._bends(), radius, 0.0)
+        return _damping(self.along(slope), self.bends, radius, 0.0)
 
     def trusted(self, slope: Array, radius: float) -> tuple[Array, float, float]:
         """Best step of the quadratic model within a radius, where it may bend upwards.
@@ -136,7 +159,9 @@ class Curvature:
         gain = float(along @ step - 0.5 * np.sum(self.values * step**2))
         return self.vectors @ step / self.unit, gain, float(np.linalg.norm(step))
 
-    def _bends(self) -> Array:
+    @property
+    def bends(self) -> Array:
+        """Sizes of the eigenvalues that a step goes by, (d,)."""
         return np.maximum(np.maximum(np.abs(self.values), self.noise), _FLOOR)
 
 

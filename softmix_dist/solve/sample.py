@@ -16,6 +16,8 @@ from softmix_dist.kernels import layout, score, slice_rows
 from softmix_dist.model import Coordinates, Frame, Mixture
 from softmix_dist.solve.point import Point, evaluate
 
+# Up to this many coefficients, K (L + 1), a matrix of them is formed on the driver.
+LARGEST_MATRIX = 2000
 _TINY = float(np.finfo(np.float64).tiny)
 # Smallest density, relative to the largest: nothing is divided by less.
 _THINNEST = np.float32(1e-30)
@@ -132,21 +134,46 @@ class Sample:
         chance : (m,) array, optional
             With which each row was drawn; default 1.
         """
-        base, share = base / base.sum(), draws / draws.sum()
         homogeneous = np.column_stack([np.ones(len(z)), z])
-        n_features = z.shape[1]
+        return cls.of_homogeneous(
+            homogeneous, base, draws, n_draws, n_components, base_entropy, l2, log_base, chance
+        )
+
+    @classmethod
+    def of_homogeneous(
+        cls,
+        homogeneous: Array,
+        base: Array,
+        draws: Array,
+        n_draws: int,
+        n_components: int,
+        base_entropy: float,
+        l2: float = 0.0,
+        log_base: Array | None = None,
+        chance: Array | None = None,
+    ) -> Sample:
+        """Sample from rows (1, z), (m, L + 1).
+
+        Of rows in double precision the kernels get copies in both precisions; of rows in
+        single precision none, for there may be gigabytes of them.
+        """
+        base, share = base / base.sum(), draws / draws.sum()
+        n_features = homogeneous.shape[1] - 1
         # The kernel weighs both sums by the multiplicity: here the base measure's share.
         times = base
         if log_base is not None:
             there = log_base > -np.inf
-            times = np.ones(len(z))
+            times = np.ones(len(homogeneous))
             times[there] = base[there] * np.exp(-log_base[there])
         blocks = {}
+        shared = homogeneous.dtype == np.float32
         for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
             step = slice_rows(n_features + 1, n_components, dtype.itemsize)
             slices = tuple(
-                np.asarray(homogeneous[i : i + step], dtype, order=layout(n_components))
-                for i in range(0, len(z), step)
+                homogeneous[i : i + step]
+                if shared
+                else np.asarray(homogeneous[i : i + step], dtype, order=layout(n_components))
+                for i in range(0, len(homogeneous), step)
             )
             blocks[dtype] = Block(
                 slices, n_draws * share / times, log_base, times, None, Findings()
@@ -154,9 +181,10 @@ class Sample:
         frame = Frame(np.zeros(n_features), np.ones(n_features))
         identity = _Standard(frame, np.zeros(n_features), np.eye(n_features), 0.0, base_entropy)
         single = np.float32
+        chance = np.ones(len(homogeneous)) if chance is None else chance
         return cls(
-            homogeneous.astype(single), base.astype(single), share.astype(single),
-            blocks, identity, n_draws, l2, np.ones(len(z)) if chance is None else chance,
+            homogeneous.astype(single, copy=False), base.astype(single), share.astype(single),
+            blocks, identity, n_draws, l2, chance,
         )  # fmt: skip
 
     def points(self, mixtures: Sequence[Mixture], dtype: Any = np.float32) -> list[Point]:

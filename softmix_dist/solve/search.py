@@ -238,11 +238,12 @@ def _reduce(sample: Sample, point: Point, n_components: int, bar: float) -> Poin
 
 def _removal_costs(sample: Sample, point: Point) -> Array:
     """Likelihood lost when a component is removed and nothing else is changed, (K,)."""
-    seen = sample.share > 0
     coefficients = np.column_stack([point.mixture.offsets, point.mixture.atoms]).T
-    logits = sample.z[seen] @ coefficients.astype(np.float32)
+    # Not the rows with draws by themselves: that would copy the sketch.
+    logits = (sample.z @ coefficients.astype(np.float32))[sample.share > 0]
     resp = np.exp(logits - logits.max(axis=1, keepdims=True))
     resp /= resp.sum(axis=1, keepdims=True)
     left = np.log(np.maximum(1 - resp, 1e-7))
     weights = np.minimum(point.weights, 1 - 1e-7)
-    return np.asarray(np.log1p(-weights) - sample.share[seen].astype(np.float64) @ left)
+    share = sample.share[sample.share > 0].astype(np.float64)
+    return np.asarray(np.log1p(-weights) - share @ left)
