@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +12,12 @@ import numpy as np
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
 from softmix_dist.blocks import inspect as inspect_block
 from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
-from softmix_dist.data.predict import Predictor, sample_candidates, write_predictions
-from softmix_dist.engine import engine_for
+from softmix_dist.data.predict import Predictor, sample_candidates
+from softmix_dist.data.predictions import write_predictions
+from softmix_dist.engine import Engine, engine_for
 from softmix_dist.errors import InputError
 from softmix_dist.fitted import FittedMixture, some_of
+from softmix_dist.goodness import GoodnessOfFit, check_worst, goodness_of_fit, summarised
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -120,37 +124,114 @@ class ChoiceModel(FittedMixture):
         client: Client | None = None,
         n_threads: int | None = None,
         overwrite: bool = False,
-    ) -> None:
-        """Write the log-probability and responsibilities of all candidates of a data set.
+        n_worst: int = 10,
+        by: str = "deviance",
+    ) -> GoodnessOfFit | None:
+        """Write what the mixture says of all candidates of a data set.
 
-        Two passes over the features, in parallel, block by block.
+        Two passes over the data, in parallel, block by block.
 
         Parameters
         ----------
         data : path or Dataset
         path : path
             Of the Zarr group to write: ``log_prob`` (candidate) and ``responsibilities``
-            (candidate, component), float64.
+            (candidate, component); where the data set has draws, ``pearson_residuals`` and
+            ``deviance_residuals`` (candidate). All float64.
         client : distributed.Client, optional
         n_threads : int, optional
             As for `fit`.
         overwrite : bool
+        n_worst, by
+            As for `goodness_of_fit`.
+
+        Returns
+        -------
+        GoodnessOfFit or None
+            None where the data set has no draws.
 
         Raises
         ------
         InputError, StoreError
             If the data cannot be read or the path written.
         """
-        dataset = as_dataset(data)
+        check_worst(n_worst, by)
+        dataset = self._same_features(as_dataset(data))
+        with _engine(client, n_threads) as engine:
+            predictor = self._predictor(dataset.read_block(0).features)
+            found, sums = write_predictions(
+                dataset, predictor, engine.visit, path, overwrite, n_worst, by
+            )
+        return None if sums is None else summarised(dataset, found, sums, by)
+
+    def goodness_of_fit(
+        self,
+        data: Any = None,
+        counts: Any = None,
+        *,
+        log_base: Any = None,
+        n_worst: int = 10,
+        by: str = "deviance",
+        client: Client | None = None,
+        n_threads: int | None = None,
+    ) -> GoodnessOfFit:
+        """Measure how well the mixture fits: perplexity, deviance, worst-fitting candidates.
+
+        Two passes over the data, in parallel; the same bits on threads and on a cluster.
+
+        Parameters
+        ----------
+        data : path, Dataset, or (p, L) array of features, optional
+            Default: the data set that was fitted.
+        counts : (p,) or (S, p) array, optional
+        log_base : (p,) array, optional
+            With an array of features, as for `fit`.
+        n_worst : int
+            Candidates to name, those with the largest residuals.
+        by : {"deviance", "pearson"}
+            The residual that decides. Pearson's, (n - mu) / sqrt(mu), prefers candidates that
+            were drawn where hardly any draw was expected.
+        client : distributed.Client, optional
+        n_threads : int, optional
+            As for `fit`.
+
+        Returns
+        -------
+        GoodnessOfFit
+            Prints as a table.
+
+        Raises
+        ------
+        InputError, StoreError
+            If the data cannot be used, or hold no draws.
+        """
+        self._result()
+        check_worst(n_worst, by)
+        if data is not None:
+            dataset = self._same_features(as_dataset(data, counts, log_base))
+        elif hasattr(self, "_dataset"):
+            dataset = self._dataset
+        else:
+            raise InputError("a loaded model holds no draws; pass data")
+        with _engine(client, n_threads) as engine:
+            predictor = self._predictor(dataset.read_block(0).features)
+            return goodness_of_fit(dataset, predictor, engine.visit, n_worst, by)
+
+    def _same_features(self, dataset: Dataset) -> Dataset:
         fitted = self._result().feature_names
-        if dataset.feature_names != fitted:
+        # Arrays carry no names: their width is judged where they are read.
+        if not isinstance(dataset, ArrayDataset) and dataset.feature_names != fitted:
             raise InputError(
                 f"{dataset.name!r} has the features {some_of(dataset.feature_names)}, but the "
                 f"model was fitted on {some_of(fitted)}; give them in that order"
             )
-        engine = engine_for(client, n_threads)
-        try:
-            predictor = self._predictor(dataset.read_block(0).features)
-            write_predictions(dataset, predictor, engine.visit, path, overwrite)
-        finally:
-            engine.close()
+        return dataset
+
+
+@contextmanager
+def _engine(client: Client | None, n_threads: int | None) -> Iterator[Engine]:
+    engine = engine_for(client, n_threads)
+    try:
+        yield engine
+    finally:
+        engine.close()
