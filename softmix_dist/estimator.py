@@ -16,6 +16,7 @@ from softmix_dist import __version__, summary
 from softmix_dist.choices import ChoiceModel
 from softmix_dist.data.dataset import as_dataset
 from softmix_dist.data.models import read_model, write_model
+from softmix_dist.demand import DemandModel
 from softmix_dist.engine import blas_kernel, engine_for
 from softmix_dist.errors import InputError
 from softmix_dist.fit import Progress, fit
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-class SoftmaxMixture(ChoiceModel):
+class SoftmaxMixture(ChoiceModel, DemandModel):
     """Softmax mixture: a finite mixture of multinomial logits over many candidates.
 
     A draw is candidate j with probability pi_j = sum_k alpha_k softmax_j(x_j . theta_k).
