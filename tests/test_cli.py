@@ -213,8 +213,13 @@ def test_it_is_a_plug_in_of_the_dask_command():
 
 
 # ------------------------------------------------------------------ select
-def test_select_recommends_a_number_of_components(data):
-    told = json.loads(softmix("select", data, "--components", "2:3", "--json").stdout)
+def test_select_recommends_a_number_of_components(data, tmp_path):
+    picture = tmp_path / "path.png"
+    options = "--components", "2:3", "--json", "--plot", picture
+    result = softmix("select", data, *options)
+    told = json.loads(result.stdout)
     assert told["recommended"] == 3
     assert [row["n_components"] for row in told["candidates"]] == [2, 3]
     assert "K = 3" in softmix("select", data, "--components", "2:3").stdout
+    assert str(picture) in result.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
