@@ -20,7 +20,7 @@ from softmix_dist.data.predict import Predictor
 from softmix_dist.errors import InputError
 
 # Numbers in an array of rows x components x features, at most.
-_SLICE = 1 << 20
+_SLICE = 1 << 18
 
 
 @dataclass(frozen=True)

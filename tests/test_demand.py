@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference
@@ -11,6 +13,7 @@ from scipy.special import logsumexp
 from softmix_dist import SoftmaxMixture, write_dataset
 from softmix_dist import scenario as scenarios
 from softmix_dist.errors import InputError
+from softmix_dist.shares import Units, shares
 
 P, L, K = 60, 3, 2
 CHOSEN = [4, 0, 41]
@@ -240,6 +243,23 @@ def test_slices_and_blocks_change_nothing(problem, model, changed, monkeypatch, 
     wide = problem.dataset(block_rows=32)
     with pytest.raises(InputError, match="blocks of 16 and 32 rows"):
         model.share_changes(path, wide)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(400_000) % 9], ids=["each", "groups"])
+def test_no_array_has_a_number_for_every_candidate_component_and_feature(groups):
+    rng = np.random.default_rng(0)
+    p, n_components, n_features = 400_000, 8, 4
+    features = rng.standard_normal((p, n_features)).astype(np.float32)
+    weights, atoms = np.full(n_components, 1 / 8), rng.standard_normal((n_components, n_features))
+    tracemalloc.start()
+    try:
+        scenario = scenarios.Scenario.of(weights, atoms, features)
+        found, _ = shares([scenario], Units.of(p, None, groups), np.eye(40))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found[0].sum() == pytest.approx(1)
+    assert peak < p * n_components * n_features * 8 / 2
 
 
 def test_without_a_covariance_errors_are_not_told(problem):
