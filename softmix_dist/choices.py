@@ -16,7 +16,7 @@ from softmix_dist.data.predict import Predictor, sample_candidates
 from softmix_dist.data.predictions import write_predictions
 from softmix_dist.engine import Engine, engine_for
 from softmix_dist.errors import InputError
-from softmix_dist.fitted import FittedMixture, some_of
+from softmix_dist.fitted import FittedMixture
 from softmix_dist.goodness import GoodnessOfFit, check_worst, goodness_of_fit, summarised
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class ChoiceModel(FittedMixture):
             If the data cannot be read or the path written.
         """
         check_worst(n_worst, by)
-        dataset = self._same_features(as_dataset(data))
+        dataset = as_dataset(data)
+        self._check_features(data, dataset)
         with _engine(client, n_threads) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             found, sums = write_predictions(
@@ -208,7 +209,8 @@ class ChoiceModel(FittedMixture):
         self._result()
         check_worst(n_worst, by)
         if data is not None:
-            dataset = self._same_features(as_dataset(data, counts, log_base))
+            dataset = as_dataset(data, counts, log_base)
+            self._check_features(data, dataset)
         elif hasattr(self, "_dataset"):
             dataset = self._dataset
         else:
@@ -216,16 +218,6 @@ class ChoiceModel(FittedMixture):
         with _engine(client, n_threads) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             return goodness_of_fit(dataset, predictor, engine.visit, n_worst, by)
-
-    def _same_features(self, dataset: Dataset) -> Dataset:
-        fitted = self._result().feature_names
-        # Arrays carry no names: their width is judged where they are read.
-        if not isinstance(dataset, ArrayDataset) and dataset.feature_names != fitted:
-            raise InputError(
-                f"{dataset.name!r} has the features {some_of(dataset.feature_names)}, but the "
-                f"model was fitted on {some_of(fitted)}; give them in that order"
-            )
-        return dataset
 
 
 @contextmanager

@@ -161,4 +161,6 @@ class DemandModel(FittedMixture):
 
     def _scenario(self, features: Any, log_base: Any = None) -> Scenario:
         result = self._result()
-        return Scenario.of(result.weights, result.atoms, features, log_base)
+        scenario = Scenario.of(result.weights, result.atoms, features, log_base)
+        self._check_features(features, scenario.dataset)
+        return scenario

@@ -9,6 +9,7 @@ import numpy as np
 
 from softmix_dist import summary
 from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import ArrayDataset, Dataset
 from softmix_dist.errors import InputError, NotFittedError
 from softmix_dist.results import FitResult
 
@@ -159,14 +160,26 @@ class FittedMixture:
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
         if whole and 0 <= int(number) < len(names):
             return int(number)
-        raise InputError(f"no feature {feature!r}; there are {some_of(names)}")
+        raise InputError(f"no feature {feature!r}; there are {_some(names)}")
+
+    def _check_features(self, given: Any, dataset: Dataset) -> None:
+        """Refuse features of other names, where they carry names."""
+        framed = hasattr(given, "columns")
+        if isinstance(dataset, ArrayDataset) and not framed:
+            return
+        names = [str(name) for name in given.columns] if framed else dataset.feature_names
+        fitted = self._result().feature_names
+        if names != fitted:
+            raise InputError(
+                f"{dataset.name!r} has the features {_some(names)}, but the model was fitted on "
+                f"{_some(fitted)}; give them in that order"
+            )
 
     def summary(self) -> str:
         """Table of the fitted components with standard errors, for people."""
         return summary.as_text(self._result(), self.l2)
 
 
-def some_of(names: Sequence[str]) -> str:
-    """Return the first names, for a message."""
+def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown

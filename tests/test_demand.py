@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 from problems import simulate
@@ -230,8 +231,14 @@ def test_slices_and_blocks_change_nothing(problem, model, changed, monkeypatch, 
         model.predicted_shares(*before, groups=groups).standard_error,
         model.elasticities(0, *before, candidates=CHOSEN)[1],
     ]
-    path = tmp_path / "data.zarr"
-    write_dataset(path, problem.features, problem.counts, log_base=problem.log_base, block_rows=16)
+    path, other = tmp_path / "data.zarr", tmp_path / "other.zarr"
+    for place, names, rows in ((path, "abc", 16), (other, "acb", None)):
+        write_dataset(
+            place, problem.features, problem.counts, log_base=problem.log_base,
+            feature_names=list(names), block_rows=rows,
+        )  # fmt: skip
+    with pytest.raises(InputError, match="has the features a, c, b"):
+        model.predicted_shares(other)
     stored = [
         model.share_changes(path, changed).standard_error,
         model.predicted_shares(path, groups=groups).standard_error,
@@ -297,6 +304,7 @@ def test_large_offsets_cost_nothing(problem, model):
             ),
             r"not available.*\[5\]",
         ),
+        (lambda m, x: m.predicted_shares(pd.DataFrame(x, columns=["b", "a", "c"])), "b, a, c"),
         (lambda m, x: m.predicted_shares(x[0]), "features: expected shape"),
         (lambda m, x: m.predicted_shares(x[:0]), "features: expected shape"),
         (lambda m, x: m.predicted_shares(np.where(x > 1, np.nan, x)), "features: NaN"),
