@@ -30,7 +30,7 @@ class Misfit:
     observed, expected : float
         Draws.
     pearson, deviance : float
-        Residuals, in standard errors about.
+        Residuals, roughly in standard errors of the draws.
     """
 
     row: int
