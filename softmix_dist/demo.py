@@ -7,7 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from softmix_dist.data.examples import letter_traits, load_us_names, typical_names, write_us_names
-from softmix_dist.data.predict import read_responsibilities
+from softmix_dist.data.predictions import read_responsibilities
 from softmix_dist.estimator import SoftmaxMixture
 from softmix_dist.fit import Progress
 

@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmix_dist import __version__, summary
-from softmix_dist.blocks import Array, RawBlock, candidate_totals
-from softmix_dist.blocks import inspect as inspect_block
-from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
+from softmix_dist.choices import ChoiceModel
+from softmix_dist.data.dataset import as_dataset
 from softmix_dist.data.models import read_model, write_model
-from softmix_dist.data.predict import Predictor, sample_candidates, write_predictions
+from softmix_dist.demand import DemandModel
 from softmix_dist.engine import blas_kernel, engine_for
-from softmix_dist.errors import InputError, NotFittedError
+from softmix_dist.errors import InputError
 from softmix_dist.fit import Progress, fit
 from softmix_dist.results import FitResult, Settings
 
 if TYPE_CHECKING:
-    import pandas
     from distributed import Client
 
 
-class SoftmaxMixture:
+class SoftmaxMixture(ChoiceModel, DemandModel):
     """Softmax mixture: a finite mixture of multinomial logits over many candidates.
 
     A draw is candidate j with probability pi_j = sum_k alpha_k softmax_j(x_j . theta_k).
@@ -106,8 +104,6 @@ class SoftmaxMixture:
     >>> model.converged_, np.round(model.atoms_, 1).tolist()
     (True, [[1.0, -1.0]])
     """
-
-    result_: FitResult
 
     def __init__(
         self,
@@ -217,196 +213,6 @@ class SoftmaxMixture:
         self.n_features_in_ = dataset.n_features
         return self
 
-    def _result(self) -> FitResult:
-        if not hasattr(self, "result_"):
-            raise NotFittedError("this SoftmaxMixture is not fitted; call fit first")
-        return self.result_
-
-    @property
-    def weights_(self) -> Array:
-        """Mixing weights, (K,), decreasing."""
-        return self._result().weights
-
-    @property
-    def atoms_(self) -> Array:
-        """Atoms in the features' own coordinates, (K, L)."""
-        return self._result().atoms
-
-    @property
-    def log_likelihood_(self) -> float:
-        """Log-likelihood, nats per draw."""
-        return self._result().log_likelihood
-
-    @property
-    def converged_(self) -> bool:
-        """Whether the distance to the maximum is below ``tol`` standard errors."""
-        return self._result().converged
-
-    @property
-    def distance_(self) -> float:
-        """Estimated distance to the maximum, in standard errors."""
-        return self._result().distance
-
-    @property
-    def standard_errors_(self) -> dict[str, Array] | None:
-        """Standard errors of the ``weights``, (K,), and ``atoms``, (K, L)."""
-        return self._result().standard_errors
-
-    @property
-    def covariance_(self) -> Array | None:
-        """Covariance of the weights, then the atoms row by row, (K (L + 1), K (L + 1))."""
-        return self._result().covariance
-
-    @property
-    def n_passes_(self) -> int:
-        """Passes over the data, the survey included."""
-        return self._result().n_passes
-
-    @property
-    def effective_candidates_(self) -> Array:
-        """Effective number of candidates of each component, exp(entropy), (K,)."""
-        return self._result().effective_candidates
-
-    @property
-    def history_(self) -> list[dict[str, Any]]:
-        """One row for each pass of the best start."""
-        return self._result().history
-
-    @property
-    def starts_(self) -> list[dict[str, Any]]:
-        """One row for each start."""
-        return self._result().starts
-
-    def _predictor(self, features: Array) -> Predictor:
-        result = self._result()
-        if features.ndim != 2 or features.shape[1] != result.atoms.shape[1] or not len(features):
-            raise InputError(
-                f"features: expected shape (p, {result.atoms.shape[1]}), found {features.shape}"
-            )
-        return Predictor.of(result.weights, result.atoms, features)
-
-    def _on(self, features: Any, log_base: Any, counts: Any = None) -> tuple[Predictor, RawBlock]:
-        values = np.asarray(features)
-        predictor = self._predictor(values)
-        if counts is None:
-            counts = np.zeros(len(values), np.uint8)
-        dataset = ArrayDataset.of(values, counts, log_base, block_rows=len(values))
-        raw = dataset.read_block(0)
-        if findings := inspect_block(raw):
-            raise InputError(f"these candidates cannot be used:\n{findings}")
-        if raw.log_base is not None and not np.isfinite(raw.log_base).any():
-            raise InputError("log_base: no candidate is available")
-        return predictor.normalised([predictor.log_masses(raw)]), raw
-
-    def log_prob(self, features: Any, log_base: Any = None) -> Array:
-        """Log-probability of each candidate when the choice is among the rows given.
-
-        Parameters
-        ----------
-        features : (p, L) array
-        log_base : (p,) array, optional
-
-        Returns
-        -------
-        (p,) array
-            log pi_j, nats: the weights are held, each component is normalised over the rows.
-        """
-        predictor, raw = self._on(features, log_base)
-        return predictor.log_prob(raw)
-
-    def responsibilities(self, features: Any, log_base: Any = None) -> Array:
-        """Posterior of the component given a draw of each candidate, (p, K)."""
-        predictor, raw = self._on(features, log_base)
-        return predictor.responsibilities(raw)
-
-    def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
-        """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
-        predictor, raw = self._on(features, log_base, np.asarray(counts))
-        log_prob, n = predictor.log_prob(raw), candidate_totals(raw.counts)
-        seen = n > 0
-        if not seen.any():
-            raise InputError("counts: no draws, so there is nothing to score")
-        return float(n[seen] @ log_prob[seen] / n.sum())
-
-    def sample(
-        self,
-        n: int,
-        features: Any = None,
-        log_base: Any = None,
-        random_state: int | None = None,
-    ) -> Array:
-        """Draw from the fitted mixture.
-
-        Parameters
-        ----------
-        n : int
-            Number of draws.
-        features : (p, L) array, optional
-            Candidates to choose from; default: those of the data set that was fitted.
-        log_base : (p,) array, optional
-        random_state : int, optional
-
-        Returns
-        -------
-        (p,) array of int
-            How often each candidate was drawn.
-        """
-        self._result()
-        if not isinstance(n, int | np.integer) or n < 0:
-            raise InputError(f"n: expected a number of draws, at least 0, found {n!r}")
-        dataset: Dataset
-        if features is not None:
-            values = np.asarray(features)
-            dataset = as_dataset(values, np.zeros(len(values), np.uint8), log_base, None)
-        elif hasattr(self, "_dataset"):
-            dataset = self._dataset
-        else:
-            raise InputError("a loaded model holds no candidates; pass features")
-        predictor = self._predictor(dataset.read_block(0).features)
-        return sample_candidates(dataset, predictor, n, np.random.default_rng(random_state))
-
-    def predict(
-        self,
-        data: Any,
-        path: str | os.PathLike[str],
-        *,
-        client: Client | None = None,
-        n_threads: int | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Write the log-probability and responsibilities of all candidates of a data set.
-
-        Two passes over the features, in parallel, block by block.
-
-        Parameters
-        ----------
-        data : path or Dataset
-        path : path
-            Of the Zarr group to write: ``log_prob`` (candidate) and ``responsibilities``
-            (candidate, component), float64.
-        client : distributed.Client, optional
-        n_threads : int, optional
-            As for `fit`.
-        overwrite : bool
-
-        Raises
-        ------
-        InputError, StoreError
-            If the data cannot be read or the path written.
-        """
-        dataset = as_dataset(data)
-        if dataset.feature_names != self._result().feature_names:
-            raise InputError(
-                f"{dataset.name!r} has the features {_some(dataset.feature_names)}, but the model "
-                f"was fitted on {_some(self._result().feature_names)}; give them in that order"
-            )
-        engine = engine_for(client, n_threads)
-        try:
-            predictor = self._predictor(dataset.read_block(0).features)
-            write_predictions(dataset, predictor, engine.visit, path, overwrite)
-        finally:
-            engine.close()
-
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the fitted model as a Zarr group that xarray opens.
 
@@ -464,89 +270,6 @@ class SoftmaxMixture:
         model.n_features_in_ = arrays["atoms"].shape[1]
         return model
 
-    def confidence_intervals(self, level: float = summary.LEVEL) -> dict[str, Array]:
-        """Wald intervals.
-
-        Parameters
-        ----------
-        level : float
-            Between 0 and 1.
-
-        Returns
-        -------
-        dict
-            ``weights``, (K, 2), taken on the logit scale; ``atoms``, (K, L, 2), in the
-            features' own coordinates.
-
-        Raises
-        ------
-        InputError
-            If the level is not between 0 and 1.
-        """
-        if not isinstance(level, float) or not 0 < level < 1:
-            raise InputError(f"level: expected a number between 0 and 1, found {level!r}")
-        return summary.intervals(self._result(), level)
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Every parameter with its standard error, z-value and interval, one row each.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        import pandas
-
-        found = summary.rows(self._result())
-        return pandas.DataFrame(found).set_index(["component", "parameter"])
-
-    def ratios(self, numerator: str | int, denominator: str | int) -> tuple[Array, Array]:
-        """Ratio of two coefficients in each component, as a willingness to pay.
-
-        Parameters
-        ----------
-        numerator, denominator : str or int
-            Name or number of a feature.
-
-        Returns
-        -------
-        ratio : (K,) array
-            theta_k,numerator / theta_k,denominator.
-        standard_error : (K,) array
-            By the delta method; NaN without a covariance. Of little meaning where the
-            denominator is within two standard errors of 0.
-
-        Raises
-        ------
-        InputError
-            If there is no such feature.
-        """
-        result = self._result()
-        top, below = (self._feature(name) for name in (numerator, denominator))
-        n_components, n_features = result.atoms.shape
-        ratio = result.atoms[:, top] / result.atoms[:, below]
-        errors = np.full(n_components, np.nan)
-        if result.covariance is not None:
-            for k in range(n_components):
-                first = n_components + k * n_features
-                places = [first + top, first + below]
-                slope = np.array([1.0, -ratio[k]]) / result.atoms[k, below]
-                variance = slope @ result.covariance[np.ix_(places, places)] @ slope
-                errors[k] = np.sqrt(np.maximum(variance, 0.0))
-        return ratio, errors
-
-    def _feature(self, feature: str | int) -> int:
-        names = self._result().feature_names
-        number = names.index(feature) if feature in names else feature
-        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        if whole and 0 <= int(number) < len(names):
-            return int(number)
-        raise InputError(f"no feature {feature!r}; there are {_some(names)}")
-
-    def summary(self) -> str:
-        """Table of the fitted components with standard errors, for people."""
-        return summary.as_text(self._result(), self.l2)
-
     def _repr_html_(self) -> str:
         if not hasattr(self, "result_"):
             return f"<code>{escape(repr(self))}</code>"
@@ -560,11 +283,6 @@ class SoftmaxMixture:
             if not _same(value, defaults[name].default)
         ]
         return f"SoftmaxMixture({', '.join(shown)})"
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > 5 else shown
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -118,6 +118,9 @@ class Selection:
             text += "; it is the largest that was tried: try more"
         if left_out:
             text += f"; not converged and left out: K = {', '.join(map(str, left_out))}"
+        ahead = [c.n_components for c in self.candidates if c.behind < -c.behind_error]
+        if ahead:
+            text += f", though K = {', '.join(map(str, ahead))} is ahead: raise max_passes"
         return text
 
     def __str__(self) -> str:

@@ -79,6 +79,10 @@ def test_nothing_is_there_before_the_fit(small, tmp_path):
         lambda: estimator.responsibilities(small.features),
         lambda: estimator.score(small.features, small.counts),
         lambda: estimator.sample(3),
+        lambda: estimator.goodness_of_fit(small.features, small.counts),
+        lambda: estimator.elasticities(0, small.features, candidates=[1]),
+        lambda: estimator.predicted_shares(small.features),
+        lambda: estimator.share_changes(small.features, small.features),
         lambda: estimator.save(tmp_path / "model.zarr"),
         estimator.summary,
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
@@ -65,6 +67,16 @@ def test_a_fit_that_did_not_converge_is_marked_and_not_recommended(problem):
     assert found.recommended is None
     assert "no fit converged" in found.reason
     assert "NOT CONVERGED" in str(found)
+
+
+def test_the_reason_tells_of_what_was_left_out(selection):
+    first, second, third = selection.candidates
+    late = replace(third, converged=False, behind=2e-4, behind_error=1e-5)
+    told = replace(selection, candidates=[first, second, late]).reason
+    assert told.endswith("left out: K = 3")
+    late = replace(late, behind=-2e-4)
+    told = replace(selection, candidates=[first, second, late]).reason
+    assert told.endswith("left out: K = 3, though K = 3 is ahead: raise max_passes")
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,10 @@ class Dataset(Protocol):
         """Return what is needed to read the blocks from ``start`` to ``stop`` elsewhere."""
         ...
 
+    def labels(self, rows: Sequence[int] | slice) -> list[str]:
+        """Labels of candidates, or their row numbers where there are none."""
+        ...
+
 
 class _Blocks:
     """The arithmetic of blocks that every data set shares."""

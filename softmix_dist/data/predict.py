@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock, inspect
 from softmix_dist.data.dataset import Dataset
-from softmix_dist.data.store import check_target, new_array, new_group, open_group, read
 from softmix_dist.errors import InputError, StoreError
-
-MARK = "softmix_predictions"
 
 
 @dataclass(frozen=True)
@@ -86,89 +81,6 @@ class Predictor:
         joint = np.where(np.isfinite(top), joint - np.where(np.isfinite(top), top, 0.0), 0.0)
         resp = np.where(np.isfinite(top), np.exp(joint), self.weights)
         return np.asarray(resp / resp.sum(axis=1, keepdims=True))
-
-
-@dataclass(frozen=True)
-class WritePredictions:
-    """Task that writes the predictions of one block into arrays that exist already.
-
-    Attributes
-    ----------
-    predictor : Predictor
-    log_prob, responsibilities : zarr.Array
-        Of all candidates; chunks are the data set's blocks, so that tasks do not share one.
-    """
-
-    predictor: Predictor
-    log_prob: Any
-    responsibilities: Any
-
-    def __call__(self, raw: RawBlock) -> None:
-        """Write the rows of one block."""
-        rows = slice(raw.start, raw.start + len(raw.features))
-        self.log_prob[rows] = self.predictor.log_prob(raw)
-        self.responsibilities[rows] = self.predictor.responsibilities(raw)
-
-
-def write_predictions(
-    dataset: Dataset,
-    predictor: Predictor,
-    visit: Callable[[Dataset, Callable[[RawBlock], Any]], list[Any]],
-    path: str | os.PathLike[str],
-    overwrite: bool = False,
-) -> None:
-    """Write log-probabilities and responsibilities of all candidates, in two passes.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    predictor : Predictor
-    visit : callable
-        Calls a task with every stored block of a data set, as engines do.
-    path : path
-    overwrite : bool
-
-    Raises
-    ------
-    StoreError
-        If blocks cannot be read or the path written.
-    """
-    check_target(path, MARK, overwrite)
-    n_components = len(predictor.weights)
-    p, rows = dataset.n_candidates, min(dataset.block_rows, dataset.n_candidates)
-    predictor = predictor.normalised(visit(dataset, predictor.log_masses))
-    with new_group(path, MARK, overwrite) as group:
-        log_prob = new_array(group, "log_prob", (p,), ("candidate",), float, (rows,), np.nan)
-        resp = new_array(
-            group,
-            "responsibilities",
-            (p, n_components),
-            ("candidate", "component"),
-            float,
-            (rows, n_components),
-            np.nan,
-        )
-        visit(dataset, WritePredictions(predictor, log_prob, resp))
-        if log_prob.nchunks_initialized < log_prob.nchunks:
-            raise StoreError(
-                f"the workers did not write to {str(path)!r}: give a path that all of them share"
-            )
-        group.attrs[MARK] = 1
-
-
-def read_responsibilities(path: str | os.PathLike[str]) -> Array:
-    """Read all responsibilities that were predicted, (p, K).
-
-    Raises
-    ------
-    StoreError
-        If there are none at ``path``, or they cannot be read.
-    """
-    group = open_group(path, "folder of predictions")
-    array: Any = group.get("responsibilities")
-    if array is None:
-        raise StoreError(f"{str(path)!r} holds no responsibilities; write them by softmix predict")
-    return np.asarray(read(array, slice(None), "all candidates"))
 
 
 def draw_blocks(rates: Iterable[Array], n_draws: Array, rng: np.random.Generator) -> Array:

@@ -1,5 +1,7 @@
 """One picture of a fitted mixture of names: styles, their typical names, their share over time."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -10,9 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-# Okabe and Ito: told apart by colour-blind readers, dark enough for text on white.
-_COLOURS = ("#0072B2", "#D55E00", "#007A5A", "#A8467F", "#8A6D00", "#3B7EA1", "#555555")
-_INK, _GREY, _FAINT = "#222222", "#6B6B6B", "#CFCFCF"
+from softmix_dist.plots.style import COLOURS, FAINT, GREY, INK, apart
 
 
 def names_figure(
@@ -80,15 +80,15 @@ def names_figure(
         hspace=0.16,
     )
     headline = title or f"{_in_words(n_components)} spelling styles in US first names"
-    figure.text(0.035, 1 - 0.42 / height, headline, size=18, weight="bold", color=_INK)
+    figure.text(0.035, 1 - 0.42 / height, headline, size=18, weight="bold", color=INK)
     subtitle = "A softmax mixture that sees only the letters, fitted to all decades together"
-    figure.text(0.035, 1 - 0.70 / height, subtitle, size=11, color=_GREY)
-    figure.text(0.035, 0.14 / height, footnote, size=8, color=_GREY)
+    figure.text(0.035, 1 - 0.70 / height, subtitle, size=11, color=GREY)
+    figure.text(0.035, 0.14 / height, footnote, size=8, color=GREY)
 
     # One scale, from zero, in all rows: heights compare, and no change is inflated.
     top = 1.1 * max(float(share.max()) for share in by_decade.values())
     for k in range(n_components):
-        colour = _COLOURS[k % len(_COLOURS)]
+        colour = COLOURS[k % len(COLOURS)]
         facts = [f"{_percent(weights[k])} of births"]
         if girls is not None:
             facts.append(f"{_percent(girls[k])} girls")
@@ -101,7 +101,7 @@ def names_figure(
             axes.set_title(
                 "share of the decade's girls and boys, one scale from 0",
                 size=9.5,
-                color=_GREY,
+                color=GREY,
                 loc="left",
                 x=0.17,
             )
@@ -120,12 +120,12 @@ def _describe(
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.plot([0, 0], [0.06, 0.97], color=colour, linewidth=4, solid_capstyle="butt", clip_on=False)
-    style: dict[str, Any] = {"va": "top", "color": _INK, "transform": axes.transAxes}
+    style: dict[str, Any] = {"va": "top", "color": INK, "transform": axes.transAxes}
     leading = "  ".join(names[:5])
     axes.text(0.025, 0.99, leading, **{**style, "color": colour}, size=16, weight="bold")
     axes.text(0.025, 0.72, fill(", ".join(names[5:]), 72), **style, size=10.5, linespacing=1.3)
-    axes.text(0.025, 0.37, ", ".join(facts), **{**style, "color": _GREY}, size=9.5)
-    axes.text(0.025, 0.20, ", ".join(traits), **{**style, "color": _GREY}, size=9.5)
+    axes.text(0.025, 0.37, ", ".join(facts), **{**style, "color": GREY}, size=9.5)
+    axes.text(0.025, 0.20, ", ".join(traits), **{**style, "color": GREY}, size=9.5)
 
 
 def _share_over_time(
@@ -141,7 +141,7 @@ def _share_over_time(
         axes.plot(years, shares[word], linestyle=dashes, color=colour, linewidth=2.2)
     style: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": colour}
     for row, side, shift in ((0, "right", -6), (-1, "left", 6)):
-        at = _apart([float(shares[word][row]) for word in words], 0.11 * top)
+        at = apart([float(shares[word][row]) for word in words], 0.11 * top)
         for word, height in zip(words, at, strict=True):
             label = f"{word} {_percent(shares[word][row])}".strip()
             where = (float(years[row]), height)
@@ -151,27 +151,11 @@ def _share_over_time(
     axes.set_xlim(years[0] - margin, years[-1] + margin / 4)
     axes.set_yticks([])
     axes.set_xticks([year for year in years if year % 20 == 0])
-    axes.tick_params(length=2.5, color=_FAINT, labelsize=8.5, labelcolor=_GREY)
+    axes.tick_params(length=2.5, color=FAINT, labelsize=8.5, labelcolor=GREY)
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_FAINT)
+    axes.spines["bottom"].set_color(FAINT)
     axes.spines["bottom"].set_bounds(float(years[0]), float(years[-1]))
-
-
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Return heights near the values, each at least a gap from the next, for labels to fit.
-
-    >>> _apart([0.0, 4.0, 4.0], 2.0)
-    [0.0, 3.0, 5.0]
-    """
-    heights = list(values)
-    order = sorted(range(len(heights)), key=heights.__getitem__)
-    for below, above in zip(order, order[1:], strict=False):
-        lack = gap - (heights[above] - heights[below])
-        if lack > 0:
-            heights[below] -= lack / 2
-            heights[above] += lack / 2
-    return heights
 
 
 def _trait(what: str, share: float, overall: float) -> str:

@@ -1,0 +1,184 @@
+"""``softmix fit`` and ``softmix show``: a model fitted, and shown again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softmix_dist.cli.cluster import cluster_options, connected
+from softmix_dist.errors import InputError
+from softmix_dist.progress import ProgressLines, jsonable
+
+if TYPE_CHECKING:
+    from softmix_dist.estimator import SoftmaxMixture
+
+
+def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
+    """Return what ``--json`` prints of a fitted model."""
+    result = model.result_
+    return {
+        "weights": result.weights,
+        "atoms": result.atoms,
+        "feature_names": result.feature_names,
+        "log_likelihood": result.log_likelihood,
+        "objective": result.objective,
+        "n_draws": result.n_draws,
+        "n_candidates": result.n_candidates,
+        "n_passes": result.n_passes,
+        "converged": result.converged,
+        "verified": result.verified,
+        "distance": result.distance,
+        "effective_candidates": result.effective_candidates,
+        "standard_errors": result.standard_errors,
+        "errors_from": result.errors_from,
+        "dispersion": result.dispersion,
+        "seconds": result.seconds,
+        "starts": result.starts,
+        "gap": result.gap,
+        "kurtosis": result.kurtosis,
+        "history": result.history,
+        "warnings": result.warnings,
+        "settings": {
+            k: v if isinstance(v, str) or k != "init" else "given"
+            for k, v in model.get_params().items()
+        },
+    }
+
+
+@click.command(short_help="Fit a mixture to a data set.")
+@click.argument("data", type=str)
+@click.option("-k", "--components", type=int, required=True, help="Number of components K.")
+@click.option("-o", "--output", type=str, help="Where the model goes.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
+@click.option(
+    "--init",
+    type=click.Choice(["auto", "search", "moments", "tensor", "subspace", "random", "truth"]),
+    default="auto",
+    show_default=True,
+    help="Where to begin; auto: the best of search, moments, tensor and subspace on a sketch; "
+    "truth: what the simulator wrote.",
+)
+@click.option(
+    "--n-init",
+    type=int,
+    default=8,
+    show_default=True,
+    help="Independent searches at most, or random starts.",
+)
+@click.option("--sketch-rows", type=int, help="Rows of the sketch; default: by K and L.")
+@click.option(
+    "--standard-errors",
+    type=click.Choice(["sketch", "exact", "clustered", "scaled", "none"]),
+    default="sketch",
+    show_default=True,
+    help="From the sketch, from all data by one more pass, clustered over samples, scaled by "
+    "the root of the dispersion, or none.",
+)
+@click.option(
+    "--solver",
+    type=click.Choice(["auto", "newton", "em", "em-first-order"]),
+    default="auto",
+    show_default=True,
+    help="newton: curvature from the sketch; em: accelerated; em-first-order: fixed gradient "
+    "steps, as published.",
+)
+@click.option(
+    "--l2",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Penalty (l2/2) * sum of squared standardised atoms, nats per draw; 1e-3 is mild.",
+)
+@click.option(
+    "--tol",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Converged when this many standard errors from the maximum.",
+)
+@click.option(
+    "--max-passes", type=int, default=500, show_default=True, help="Passes over the data at most."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "single", "double"]),
+    default="auto",
+    show_default=True,
+    help="auto turns from single to double where single can no longer tell.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
+@cluster_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+@click.option("--log-json", is_flag=True, help="Progress as JSON lines on standard error.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def fit(
+    data: str,
+    components: int,
+    output: str | None,
+    overwrite: bool,
+    init: str,
+    n_init: int,
+    sketch_rows: int | None,
+    standard_errors: str,
+    solver: str,
+    l2: float,
+    tol: float,
+    max_passes: int,
+    precision: str,
+    seed: int,
+    scheduler: str,
+    workers: int | None,
+    memory_limit: str,
+    as_json: bool,
+    log_json: bool,
+    quiet: bool,
+) -> None:
+    """Fit a mixture to the data set DATA."""
+    from softmix_dist.data.dataset import open_dataset
+    from softmix_dist.data.models import MARK
+    from softmix_dist.data.store import check_target
+    from softmix_dist.estimator import SoftmaxMixture
+
+    if output is not None:
+        check_target(output, MARK, overwrite)
+    dataset = open_dataset(data)
+    begin: Any = init
+    if init == "truth":
+        begin = dataset.truth()
+        if begin is None:
+            raise InputError(f"{str(data)!r} holds no truth; use another --init")
+        if len(begin[0]) != components:
+            raise InputError(f"the truth has {len(begin[0])} components; use -k {len(begin[0])}")
+    model = SoftmaxMixture(
+        components,
+        init=begin,
+        n_init=n_init,
+        solver=solver,
+        l2=l2,
+        tol=tol,
+        max_passes=max_passes,
+        precision=precision,
+        random_state=seed,
+        sketch_rows=sketch_rows,
+        standard_errors=standard_errors,
+    )
+    mode = "quiet" if quiet else "json" if log_json else "auto"
+    with ProgressLines(mode) as progress, connected(scheduler, workers, memory_limit) as client:
+        model.fit(dataset, client=client, n_threads=None if client else workers, progress=progress)
+    if output is not None:
+        model.save(output, overwrite)
+        click.echo(f"model written to {output}", err=True)
+    click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
+
+
+@click.command()
+@click.argument("model", type=str)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def show(model: str, as_json: bool) -> None:
+    """Print the fitted model MODEL."""
+    from softmix_dist.estimator import SoftmaxMixture
+
+    loaded = SoftmaxMixture.load(model)
+    click.echo(json.dumps(jsonable(fit_report(loaded))) if as_json else loaded.summary())
