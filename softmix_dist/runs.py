@@ -311,6 +311,10 @@ class Stepper:
         begin = Mixture(np.log(point.weights) - point.log_normalisers + shift, point.mixture.atoms)
         tol = 0.5 * (0.1 * self.settings.tol) ** 2 / self.design.n_draws
         end = finish(sample, begin, min(steps, _FINISH_STEPS), tol)
+        if not end.objective - shift > point.objective + run.rounding:
+            # It stands still there: again would cost as much and bring as little.
+            run.finishes = _FINISHES
+            return False
         predicted = end.log_normalisers + shift
         proposal = Mixture(np.log(end.weights) - predicted, end.mixture.atoms)
         # The curvature here says nothing of the end: it is taken when that is accepted.

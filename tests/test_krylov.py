@@ -9,11 +9,12 @@ from test_convergence import true_distance
 from test_information import CASES, case, information_at
 from test_sample import DOUBLE, SINGLE, mixture, rows, sample_of
 
-from softmix_dist import runs, warm
+from softmix_dist import runs, sketching, warm
 from softmix_dist.curvature import information_product
 from softmix_dist.engine import LocalEngine
 from softmix_dist.results import Settings
 from softmix_dist.solve import em, krylov
+from softmix_dist.solve import finish as polishing
 from softmix_dist.solve.climb import climb
 from softmix_dist.solve.information import Curvature, sketched_curvature
 from softmix_dist.solve.krylov import ProductCurvature, sketched_products
@@ -86,7 +87,8 @@ def test_products_on_the_sketch_are_those_of_its_matrix(base, partly):
 def no_matrices(monkeypatch):
     """Small problems are solved as large ones are."""
     monkeypatch.setattr(krylov, "LARGEST_MATRIX", 0)
-    monkeypatch.setattr(warm, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(sketching, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(polishing, "LARGEST_MATRIX", 0)
     monkeypatch.setattr(runs, "LARGEST_MATRIX", 0)
     monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 0)
 
@@ -258,7 +260,7 @@ def test_a_wide_sketch_is_held_once(wide):
 
 
 def test_a_wide_sketch_has_room_in_memory():
-    rows = [warm.sketch_rows(Settings(8), n) for n in (240, 512, 4000)]
+    rows = [sketching.sketch_rows(Settings(8), n) for n in (240, 512, 4000)]
     assert rows[0] == (60 * 8 * 241, 250 * 8 * 241)
     for (first, second), n in zip(rows[1:], (512, 4000), strict=True):
         assert 20_000 <= first <= second

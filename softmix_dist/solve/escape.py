@@ -62,7 +62,9 @@ def escape(sample: Sample, point: Point, rng: np.random.Generator, work: float) 
     Point
         With an objective at least as high.
     """
-    if newton_steps(sample, point.mixture.n_components, work) < _NEWTON:
+    n_components = point.mixture.n_components
+    # One component has one maximum.
+    if n_components == 1 or newton_steps(sample, n_components, work) < _NEWTON:
         return point
     best = point
     for _ in range(_ROUNDS):
