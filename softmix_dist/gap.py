@@ -23,6 +23,8 @@ _STYLE = Proposals(rows=32, around=16, cap=1.0, ascents=20, keep=8)
 _STEPS = 60
 # Fits with one more component, and numbers of the sketch times steps of all of them at most.
 _REFITTED, _WORK = 2, 4e9
+# They are fitted to a part of the gain that BIC asks for, and no finer than single precision.
+_ENOUGH, _FINE = 0.02, 1e-7
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,16 @@ def estimate_gap(
     log_normalisers = point.log_normalisers - coordinates.log_candidates
     here = Mixture(np.log(point.weights) - log_normalisers, point.mixture.atoms)
     steps = int(np.clip(_WORK / (_REFITTED * sample.z.size), 10, _STEPS))
-    (own,) = climb(sample, [here], steps)
     radius = sample.coordinates.radius
     n_parameters = sample.z.shape[1]
+    asked = n_parameters * float(np.log(n_draws)) / (2 * n_draws)
+    tol = max(_ENOUGH * asked, _FINE)
+    (own,) = climb(sample, [here], steps, tol)
     found = highest_atoms(sample, own, rng, _STYLE, least=-np.inf)
     if not found:
         return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(n_draws))), 0
     # 1. Two ways to have one more component: all refitted on the sketch, or only inserted.
-    refitted = climb(sample, [insert(sample, own, [new]) for new in found[:_REFITTED]], steps)
+    refitted = climb(sample, [insert(sample, own, [new]) for new in found[:_REFITTED]], steps, tol)
     (at_maximum,) = sample.points([here])
     more = [
         best_of(refitted).mixture,

@@ -286,8 +286,7 @@ class Warmer:
         for i, start in enumerate(found):
             if len(polished) == self._most_polished(sample):
                 break
-            noise = sample.noise(best.mixture, start.mixture) if i else 0.0
-            if best.objective - start.objective > max(_DOUBT * noise, _UNSETTLED):
+            if not _in_reach(best, start, sample, _UNSETTLED):
                 continue
             twin = next((end for begin, end in polished if _alike(begin, start)), None)
             if twin is None:
@@ -372,8 +371,12 @@ def _choose(starts: list[Start], sample: Sample) -> None:
     best = starts[0]
     kept: list[Start] = []
     for start in starts:
-        noise = 0.0 if start is best else sample.noise(best.mixture, start.mixture)
-        near = best.objective - start.objective <= _DOUBT * noise
         same = any(abs(start.objective - other.objective) < _SAME for other in kept)
-        start.chosen = not kept or (near and not same and len(kept) < _MOST_KEPT)
+        start.chosen = len(kept) < _MOST_KEPT and not same and _in_reach(best, start, sample)
         kept += [start] if start.chosen else []
+
+
+def _in_reach(best: Start, start: Start, sample: Sample, within: float = 0.0) -> bool:
+    """Whether a start may be the best on all data, for all that a sample can tell."""
+    behind = best.objective - start.objective
+    return behind <= within or behind <= _DOUBT * sample.noise(best.mixture, start.mixture)
