@@ -99,8 +99,13 @@ class FitResult:
     n_passes : int
         Passes over the data, survey and start included.
     n_draws, n_candidates : int
-    history, starts : list of dict
-        One row for each pass of the best start; one for each start.
+    history : list of dict
+        One row for each pass of the best start: ``pass``, ``log_likelihood`` and ``objective``
+        (nats per draw), ``gradient`` (its largest entry), ``distance`` (to the maximum, in
+        standard errors), ``step``, ``precision``, ``rounding`` (nats per draw), ``bytes_read``
+        (0 where the data stay in memory), ``seconds`` (since the fit began).
+    starts : list of dict
+        One row for each start.
     gap : dict or None
         What further components could gain, see `softmix_dist.gap.Gap`; None where no
         sketch was drawn or the likelihood was penalised.

@@ -416,6 +416,7 @@ class Stepper:
                 "step": kind if accepted else f"{kind} rejected",
                 "precision": run.dtype.name,
                 "rounding": rounding,
+                "bytes_read": self.engine.bytes_read,
                 "seconds": time.perf_counter() - self.began,
             }
         )

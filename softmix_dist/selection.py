@@ -145,6 +145,7 @@ class _Half:
 
     def __init__(self, engine: Engine, seed: int):
         self._engine, self._seed = engine, seed
+        self.bytes_read = engine.bytes_read
 
     def reduce(self, kernel: Any) -> Any:
         return self._engine.reduce(partial(on_half, kernel=kernel, seed=self._seed))

@@ -15,7 +15,7 @@ from softmix_dist.engine import LocalEngine
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.errors import StoreError
 from softmix_dist.kernels import prepare, survey
-from softmix_dist.model import Frame
+from softmix_dist.model import Frame, block_dtype
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +112,13 @@ def test_visit_answers_in_the_order_of_blocks(dataset, client):
     for engine in (local(3), on_cluster(client)):
         with engine as chosen:
             assert chosen.visit(dataset, start_of) == starts
+
+
+@pytest.mark.parametrize("memory", [None, 1])
+def test_a_pass_says_what_it_read(dataset, memory):
+    with local(2, memory) as engine:
+        result = fit_on(engine, dataset)
+    # Features with their ones, and draws, as blocks hold them.
+    width = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
+    read = width * dataset.n_candidates if memory else 0
+    assert {row["bytes_read"] for row in result.history} == {read}

@@ -25,7 +25,15 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """What the loop asks of an engine; the same bits from every one."""
+    """What the loop asks of an engine; the same bits from every one.
+
+    Attributes
+    ----------
+    bytes_read : int
+        By every pass, as blocks are held; 0 where they stay in memory.
+    """
+
+    bytes_read: int
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""

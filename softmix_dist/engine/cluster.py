@@ -60,12 +60,14 @@ class ClusterEngine:
         self.memory = sum(worker["memory_limit"] or 0 for worker in workers.values())
         self._name = uuid.uuid4().hex[:8]
         self._pass = itertools.count()
+        self.bytes_read = 0
         self._shards: list[Any] = []
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
         shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
         keep = not self.memory or nbytes <= self.memory // 2
+        self.bytes_read = 0 if keep else nbytes
         name = f"softmix-load-{self._name}-{next(self._pass)}"
         with _cluster_errors():
             self._shards = [

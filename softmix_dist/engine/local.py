@@ -59,12 +59,14 @@ class LocalEngine:
         self.n_threads = n_threads or available_cpus()
         self.memory = memory or memory_limit()
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")
+        self.bytes_read = 0
         self._shards: list[Shard] | list[list[tuple[int, Block]]] = []
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
         shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
         keep = nbytes <= self.memory // 2
+        self.bytes_read = 0 if keep else nbytes
         self._shards = list(self._pool.map(load, shards)) if keep else shards
         held = "in memory" if keep else "streamed"
         return f"{self.n_threads} threads, {len(shards)} shards, {nbytes / 1e6:.0f} MB {held}"
