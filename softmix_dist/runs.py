@@ -242,11 +242,18 @@ class Stepper:
             kind = run.state.kind
             # The likelihood of the last point may still be one of single precision.
             tolerance = max(rounding, run.rounding)
+            if kind == "again":
+                tolerance = max(tolerance, abs(point.objective - run.objective))
             run.state = em.advance(run.state, point, self.em, tolerance)
             accepted = run.state.point is point
             if accepted and run.rounding > 2 * rounding:
                 run.state = replace(run.state, gains=())
             self._record(run, kind, accepted, tolerance)
+            if not accepted and run.rounding > 2 * rounding:
+                # The last point was judged in single precision: perhaps it is not so high.
+                run.state = em.revisit(run.state)
+                run.proposal, run.predicted = run.state.proposal, run.state.predicted
+                return
             run.rounding = rounding if accepted else run.rounding
         assert run.state is not None
         vanished = run.state.point.resp * self.design.n_draws < 1e-6

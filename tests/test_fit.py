@@ -176,3 +176,18 @@ def test_a_given_start_must_fit(medium, init, fragment):
     with pytest.raises(InputError) as caught:
         fitted(medium, 3, init=init)
     assert fragment in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_a_point_of_single_precision_is_judged_again_before_steps_from_it_are_rejected(seed):
+    # Components on hardly any candidates: where the passes turn to float64 the first step fails.
+    problem = simulate(3000, 2, 4, 1_000_000, seed=seed, law="student")
+    rows = fitted(problem, 4, init=problem.truth, max_passes=40).history
+    at = [row["step"] for row in rows].index("again")
+    assert rows[at - 1]["step"].endswith("rejected")
+    # Two passes are those of the survey and of the sketch.
+    result = fitted(problem, 4, init=problem.truth, max_passes=rows[at]["pass"] - 2)
+    assert result.history[-1]["step"] == "again"
+    assert result.log_likelihood == pytest.approx(oracle(problem, result), abs=1e-12)
+    assert_never_falls(result)

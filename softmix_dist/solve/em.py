@@ -65,8 +65,8 @@ class EMState:
     proposal : Mixture
     predicted : (K,) array
         Log normalisers that the proposal assumes.
-    kind : {"em", "quasi-newton", "newton"}
-        How the proposal was made.
+    kind : {"em", "quasi-newton", "newton", "again"}
+        How the proposal was made; "again" is the accepted point itself.
     length : float
         Length of the proposed step, in the metric of the weights.
     radius : float
@@ -128,6 +128,8 @@ def advance(state: EMState, evaluated: Point, settings: EMSettings, rounding: fl
     EMState
         Its ``point`` is ``evaluated`` if and only if that was accepted.
     """
+    if state.kind == "again":
+        return start(evaluated, settings)
     gain = evaluated.objective - state.point.objective
     if gain >= -rounding and surprise(evaluated, state.predicted) <= MAX_SURPRISE:
         # What is lost in rounding counts as nothing.
@@ -158,6 +160,14 @@ def bent(state: EMState, curvature: Curvature | ProductCurvature, settings: EMSe
 def again(state: EMState, settings: EMSettings) -> EMState:
     """Begin again at the same point: what was learnt before had less precision."""
     return _propose(state.point, settings, state.radius, (), (), state.curvature)
+
+
+def revisit(state: EMState) -> EMState:
+    """Propose the accepted point itself, whose evaluation was not exact enough."""
+    point = state.point
+    return replace(
+        state, kind="again", proposal=point.mixture, predicted=point.log_normalisers, length=0.0
+    )
 
 
 def moved(state: EMState) -> float:
