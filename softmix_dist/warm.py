@@ -23,7 +23,7 @@ from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.sketching import is_wide, sample_of, sampling, sketch_rows
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.escape import escape
+from softmix_dist.solve.escape import doubtful, escape
 from softmix_dist.solve.finish import newton_steps, polish
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
@@ -167,7 +167,9 @@ class Warmer:
         self, sample: Sample, found: list[Start], second: latent.SecondMomentSums
     ) -> WarmStarts:
         """Polish the best, and choose those that go on to the whole data."""
-        found = self._escaped(self._settled(found, sample), sample)
+        found.sort(key=lambda start: -start.objective)
+        if not self._plain(found, sample):
+            found = self._escaped(self._settled(found, sample), sample)
         _choose(found, sample)
         found.sort(key=lambda start: (not start.chosen, -start.objective))
         for start in found:
@@ -273,6 +275,18 @@ class Warmer:
                 again.append(self._start("search", best, (), again[0].passes, seconds))
         return again
 
+    def _plain(self, found: list[Start], sample: Sample) -> bool:
+        """Whether a part of the data shows one optimum only, of which the draws tell enough.
+
+        Then there is nothing to compare, and the passes over all data go on from short EM.
+        """
+        near = [start for start in found if _in_reach(found[0], start, sample, _UNSETTLED)]
+        one = len(near) > 1 and all(_alike(found[0], start) for start in near)
+        if sample.is_all or not one:
+            return False
+        affordable = newton_steps(sample, self.settings.n_components, _ESCAPED) > 0
+        return affordable and not doubtful(sample, self._point(found[0], sample)).size
+
     def _settled(self, found: list[Start], sample: Sample) -> list[Start]:
         """Polish the starts that may belong to the best optimum, each optimum once.
 
@@ -280,7 +294,6 @@ class Warmer:
         on one problem six starts, 1e-5 to 1e-4 nats per draw short, ended within 3e-6 of
         each other, and the last of them was the best.
         """
-        found.sort(key=lambda start: -start.objective)
         best = found[0]
         polished: list[tuple[Start, Start]] = []
         for i, start in enumerate(found):
@@ -305,13 +318,16 @@ class Warmer:
         if self.settings.init not in ("auto", "search"):
             return found
         began = time.perf_counter()
-        here = Mixture(best.mixture.offsets + self.coordinates.log_candidates, best.mixture.atoms)
-        (point,) = sample.points([here], np.float64)
-        higher = escape(sample, point, self.rng, _ESCAPED)
+        higher = escape(sample, self._point(best, sample), self.rng, _ESCAPED)
         if higher.objective <= best.objective:
             return found
         seconds = time.perf_counter() - began
         return [self._start("search", higher, (), best.passes, seconds), *found]
+
+    def _point(self, start: Start, sample: Sample) -> Point:
+        shift = self.coordinates.log_candidates
+        here = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
+        return sample.points([here], np.float64)[0]
 
     def _most_polished(self, sample: Sample) -> int:
         few = newton_steps(sample, self.settings.n_components, _FINISHED) < _POLISH_STEPS
