@@ -19,7 +19,6 @@ from softmix_dist.robust import pearson, sample_sums
 from softmix_dist.solve.inference import (
     Inference,
     clustered_scores,
-    dispersion_of,
     infer,
     scaled,
 )
@@ -95,7 +94,7 @@ def estimate_covariance(
         normalised = Mixture(point.mixture.offsets - log_total, point.mixture.atoms)
         kernel = partial(pearson, mixture=coordinates.to_frame(normalised), n_draws=n_draws)
         sums = engine.reduce(kernel)
-        return scaled(plain, dispersion_of(sums, point.mixture.n_coefficients)), 1
+        return scaled(plain, sums.dispersion(point.mixture.n_coefficients)), 1
     take = partial(prepare, frame=coordinates.frame, n_components=point.mixture.n_components)
     task = partial(_sample_sums, take=take, mixture=coordinates.to_frame(point.mixture))
     scores = clustered_scores(engine.reduce_stored(dataset, task), point, coordinates)

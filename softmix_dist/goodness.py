@@ -61,6 +61,10 @@ class GoodnessOfFit:
     degrees_of_freedom : int
         Available candidates less 1, less the parameters of the mixture, as of a fit to these
         draws.
+    dispersion : float
+        Pearson's statistic over its degrees of freedom where neighbouring candidates are
+        joined until each cell expects five draws, as of scaled standard errors: near 1 where
+        the model holds; NaN where no degree of freedom is left.
     by : {"deviance", "pearson"}
         The residual that decides which candidates are worst.
     worst : list of Misfit
@@ -77,6 +81,7 @@ class GoodnessOfFit:
     deviance: float
     pearson: float
     degrees_of_freedom: int
+    dispersion: float
     by: str
     worst: list[Misfit]
 
@@ -101,19 +106,10 @@ class GoodnessOfFit:
         gap = self.saturated - self.null
         return (self.log_likelihood - self.null) / gap if gap > 0 else float("nan")
 
-    @property
-    def dispersion(self) -> float:
-        """Pearson's statistic over its degrees of freedom: near 1 where the model holds.
-
-        Rests on the expected draws of most candidates being no smaller than 1.
-        """
-        df = self.degrees_of_freedom
-        return self.pearson / df if df > 0 else float("nan")
-
     def to_dict(self) -> dict[str, Any]:
         """Return every number by name, for JSON."""
         names = ("perplexity", "entropy_bound", "null_perplexity", "deviance_explained")
-        derived = {name: getattr(self, name) for name in (*names, "dispersion")}
+        derived = {name: getattr(self, name) for name in names}
         return {"log_likelihood": self.log_likelihood, **derived, **asdict(self)}
 
     def _head(self) -> str:
@@ -135,8 +131,8 @@ class GoodnessOfFit:
         return [
             (
                 f"deviance {self.deviance:,.1f}, Pearson's chi-square {self.pearson:,.1f} on "
-                f"{self.degrees_of_freedom:,} degrees of freedom (dispersion "
-                f"{self.dispersion:.4g})"
+                f"{self.degrees_of_freedom:,} degrees of freedom; dispersion "
+                f"{self.dispersion:.4g}, of cells with five expected draws"
             ),
             (
                 f"the mixture takes away {100 * self.deviance_explained:.2f} % of the deviance of "
@@ -214,6 +210,7 @@ def summarised(dataset: Dataset, found: Totals, sums: FitSums, by: str) -> Goodn
     n_components, n_features = found.predictor.atoms.shape
     n_parameters = n_components * (n_features + 1) - 1
     n = found.n_draws
+    dispersion = sums.cells.dispersion(n_parameters + 1)
     return GoodnessOfFit(
         n_candidates=dataset.n_candidates,
         n_available=sums.n_available,
@@ -225,6 +222,7 @@ def summarised(dataset: Dataset, found: Totals, sums: FitSums, by: str) -> Goodn
         deviance=sums.deviance,
         pearson=sums.pearson,
         degrees_of_freedom=sums.n_available - 1 - n_parameters,
+        dispersion=float("nan") if dispersion is None else dispersion,
         by=by,
         worst=_named(dataset, sums.worst),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import xlogy
 
 from softmix_dist.blocks import Array
+from softmix_dist.sums import PearsonSums
 
 # Relative distance from the expected draws below which the logarithm is taken of 1 + delta.
 _NEAR = 0.5
@@ -102,6 +103,8 @@ class FitSums:
         Sums of the squared residuals.
     n_observed, n_available : int
         Candidates with draws, and those that may be chosen.
+    cells : PearsonSums
+        Pearson's statistic where neighbours are joined until enough draws are expected.
     worst : Worst
     """
 
@@ -112,6 +115,7 @@ class FitSums:
     deviance: float
     n_observed: int
     n_available: int
+    cells: PearsonSums
     worst: Worst
 
     def __add__(self, other: FitSums) -> FitSums:
@@ -123,6 +127,7 @@ class FitSums:
             self.deviance + other.deviance,
             self.n_observed + other.n_observed,
             self.n_available + other.n_available,
+            self.cells + other.cells,
             self.worst + other.worst,
         )
 
@@ -160,6 +165,7 @@ def fit_sums(
     size = np.abs(deviance if by == "deviance" else pearson)
     with np.errstate(over="ignore"):
         squares = float(pearson @ pearson)
+    expected = np.exp(log_prob + np.log(n_draws))
     return FitSums(
         float(draws[seen] @ log_prob[seen]),
         float(xlogy(draws, draws).sum()),
@@ -168,12 +174,13 @@ def fit_sums(
         float(deviance @ deviance),
         int(seen.sum()),
         len(there),
+        PearsonSums.of(draws, expected),
         Worst.of(
             n_worst,
             size[there],
             there + start,
             draws[there],
-            np.exp(log_prob[there] + np.log(n_draws)),
+            expected[there],
             pearson[there],
             deviance[there],
         ),

@@ -93,7 +93,8 @@ class FitResult:
         exp(entropy) of each component's softmax.
     converged : bool
     verified : bool
-        Whether the exact information proved it; False where EM's own estimate had to do.
+        Whether the information showed it: that of the sketch with its errors, or that of all
+        data; never only what the last gains promise.
     distance : float
         Estimated distance to the maximum, in standard errors.
     n_passes : int

@@ -17,8 +17,6 @@ from softmix_dist.sums import PearsonSums
 
 # Rows times coefficients of a buffer that stays near the second-level cache.
 _BUFFER = 200_000
-# Expected draws of a cell of Pearson's statistic, at least (Cochran, Biometrics 10, 1954).
-LEAST_EXPECTED = 5.0
 
 
 def sample_sums(block: Block, counts: Any, mixture: Mixture) -> Array:
@@ -88,19 +86,4 @@ def pearson(block: Block, mixture: Mixture, n_draws: int) -> PearsonSums:
         if block.log_base is not None:
             logits += block.log_base[part, None]
         expected[part] = np.exp(logits).sum(axis=1)
-    return _cells(block.draws, n_draws * expected)
-
-
-def _cells(draws: Array, expected: Array) -> PearsonSums:
-    """Join neighbours in pairs until every cell, but one rest, expects enough."""
-    statistic, n_cells = 0.0, 0
-    while True:
-        full = expected >= LEAST_EXPECTED
-        off = draws[full] - expected[full]
-        statistic += float(np.sum(off**2 / expected[full]))
-        n_cells += len(off)
-        draws, expected = draws[~full], expected[~full]
-        if len(draws) < 2:
-            return PearsonSums(statistic, n_cells, float(draws.sum()), float(expected.sum()))
-        pairs = np.arange(0, len(draws), 2)
-        draws, expected = (np.add.reduceat(values, pairs) for values in (draws, expected))
+    return PearsonSums.of(block.draws, n_draws * expected)

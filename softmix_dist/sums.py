@@ -152,6 +152,10 @@ class HeldOutSums:
         )
 
 
+# Expected draws of a cell of Pearson's statistic, at least (Cochran, Biometrics 10, 1954).
+LEAST_EXPECTED = 5.0
+
+
 @dataclass(frozen=True)
 class PearsonSums:
     """Sums for Pearson's statistic, over cells of candidates with enough expected draws.
@@ -169,6 +173,34 @@ class PearsonSums:
     n_cells: int
     rest: float
     rest_expected: float
+
+    @classmethod
+    def of(cls, draws: Array, expected: Array) -> PearsonSums:
+        """Join neighbours in pairs until every cell, but one rest, expects enough draws."""
+        statistic, n_cells = 0.0, 0
+        while True:
+            full = expected >= LEAST_EXPECTED
+            off = draws[full] - expected[full]
+            statistic += float(np.sum(off**2 / expected[full]))
+            n_cells += len(off)
+            draws, expected = draws[~full], expected[~full]
+            if len(draws) < 2:
+                return cls(statistic, n_cells, float(draws.sum()), float(expected.sum()))
+            pairs = np.arange(0, len(draws), 2)
+            draws, expected = (np.add.reduceat(values, pairs) for values in (draws, expected))
+
+    def dispersion(self, n_coefficients: int) -> float | None:
+        """Return the statistic over its degrees of freedom; None if there are none left.
+
+        Of the ``n_coefficients`` K (L + 1) one is determined by the others, as one cell is by
+        the total.
+        """
+        statistic, n_cells = self.statistic, self.n_cells
+        if self.rest_expected >= LEAST_EXPECTED:
+            statistic += (self.rest - self.rest_expected) ** 2 / self.rest_expected
+            n_cells += 1
+        freedom = n_cells - n_coefficients
+        return statistic / freedom if freedom > 0 else None
 
     def __add__(self, other: PearsonSums) -> PearsonSums:
         return PearsonSums(

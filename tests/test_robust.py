@@ -22,7 +22,6 @@ from softmix_dist.errors import InputError, StandardErrorWarning
 from softmix_dist.kernels import prepare
 from softmix_dist.model import Mixture
 from softmix_dist.robust import pearson, sample_sums
-from softmix_dist.solve.inference import dispersion_of
 from softmix_dist.summary import as_html, as_text
 from softmix_dist.sums import PearsonSums
 
@@ -129,9 +128,9 @@ def test_pearson_joins_what_is_expected_too_seldom(base, n_draws, monkeypatch):
 
 def test_the_rest_of_all_blocks_is_one_more_cell():
     parts = [PearsonSums(30.0, 12, 2.0, 3.0), PearsonSums(20.0, 13, 9.0, 4.0)]
-    assert dispersion_of(parts[0], 10) == 15
-    assert dispersion_of(parts[0] + parts[1], 10) == pytest.approx((50 + 16 / 7) / 16)
-    assert dispersion_of(parts[0], 12) is None
+    assert parts[0].dispersion(10) == 15
+    assert (parts[0] + parts[1]).dispersion(10) == pytest.approx((50 + 16 / 7) / 16)
+    assert parts[0].dispersion(12) is None
 
 
 # ------------------------------------------------------------------ clustered over samples

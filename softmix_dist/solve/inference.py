@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from softmix_dist.model import Array, Coordinates
-from softmix_dist.robust import LEAST_EXPECTED
 from softmix_dist.solve.information import FLAT, Curvature
 from softmix_dist.solve.point import Point
-from softmix_dist.sums import PearsonSums
+from softmix_dist.sums import LEAST_EXPECTED
 
 # Relative standard error of an eigenvalue above which a sketch does not know it.
 _UNKNOWN = 0.3
@@ -154,23 +153,6 @@ def clustered_scores(sums: Array, point: Point, coordinates: Coordinates) -> Arr
     # Each draw bears its part of the penalty: the scores of all samples then sum to zero.
     scores -= draws / draws.sum() * scores.sum(axis=0)
     return np.asarray(n_samples / (n_samples - 1) * (scores.T @ scores))
-
-
-def dispersion_of(sums: PearsonSums, n_coefficients: int) -> float | None:
-    """Pearson's statistic over its degrees of freedom; None if there are none left.
-
-    Parameters
-    ----------
-    sums : PearsonSums
-    n_coefficients : int
-        K (L + 1), of which one is determined by the others, as one cell is by the total.
-    """
-    statistic, n_cells = sums.statistic, sums.n_cells
-    if sums.rest_expected >= LEAST_EXPECTED:
-        statistic += (sums.rest - sums.rest_expected) ** 2 / sums.rest_expected
-        n_cells += 1
-    freedom = n_cells - n_coefficients
-    return statistic / freedom if freedom > 0 else None
 
 
 def scaled(inference: Inference, dispersion: float | None) -> Inference:
