@@ -197,3 +197,17 @@ def test_the_noise_is_the_error_by_the_sampling(monkeypatch):
     assert (error > 0.01).all()
     assert (error / 2 < noise).all()
     assert (noise < 2 * error).all()
+
+
+def test_sums_that_overflowed_tell_nothing():
+    # Not an error: a curvature that knows no direction, whose steps the radius bounds.
+    block, coordinates, point, _ = case(p=60)
+    matrix = information_at(block, coordinates, point)
+    matrix[0, 0] = np.inf
+    curvature = Curvature.of(matrix, point, (matrix, matrix))
+    assert not curvature.curved
+    slope = em.slope_at(point)
+    assert curvature.gain(slope) == curvature.most(slope) == np.inf
+    step, _, length = curvature.trusted(slope, 0.3)
+    assert np.isfinite(step).all()
+    assert length <= 0.3 * (1 + 1e-9)

@@ -265,13 +265,17 @@ def _propose(
         mass = np.concatenate([point.weights, np.repeat(point.resp + point.l2, n_features)])
         mass = np.where(mass > _VANISHED, mass, np.inf)
         step, kind = _quasi_newton(history, lambda slope: slope / mass), "quasi-newton"
+    if not np.isfinite(step).all():
+        # A curvature that overflowed is of no use.
+        step, kind = em_step, "em"
     by_slope = max(by_slope, 0.5 * float(slopes @ step))
     remaining = _remaining(gains, by_slope)
     gain = np.inf if curvature is None else curvature.gain(slopes)
     if np.isfinite(gain):
         remaining = max(gain, by_slope)
     # 2. Not longer than what is trusted.
-    length = float(np.linalg.norm(metric * step))
+    with np.errstate(over="ignore"):
+        length = float(np.linalg.norm(metric * step))
     if length > radius:
         step, length = step * (radius / length), radius
     proposal, predicted = shifted(point, step)

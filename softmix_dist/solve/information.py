@@ -57,10 +57,13 @@ class Curvature:
         mass = np.concatenate([point.weights, np.repeat(point.weights + point.l2, n_features)])
         unit = np.sqrt(mass)
         scaled = matrix / np.outer(unit, unit)
-        values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
+        # Sums that overflowed tell nothing of any direction.
+        known = bool(np.isfinite(scaled).all())
+        whole = (scaled + scaled.T) / 2 if known else np.zeros_like(scaled)
+        values, vectors = np.linalg.eigh(whole)
         x = np.concatenate([np.log(point.weights), point.mixture.atoms.ravel()])
         noise = np.zeros(len(values))
-        if halves:
+        if halves and known:
             spread = (halves[0] - halves[1]) / 2 / np.outer(unit, unit)
             noise = np.abs(np.einsum("ia,ij,ja->a", vectors, spread, vectors, optimize=True))
         return cls(values, vectors, unit, x, noise)
@@ -180,6 +183,8 @@ def _damping(along: Array, bends: Array, radius: float, least: float) -> float:
     return high
 
 
+# Where sums overflowed it is not finite, and `Curvature.of` says that nothing is known.
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def observed_information(point: Point, sums: InformationSums, coordinates: Coordinates) -> Array:
     """Minus the second derivatives of the objective by (log weights, atoms), (d, d).
 

@@ -79,7 +79,8 @@ def evaluate(
         log_normalisers = log_mass - mixture.offsets
         entropies = log_normalisers - np.sum(mixture.atoms * means, axis=1) - sums.log_base / mass
         log_likelihood = sums.log_density / n_draws - float(np.log(mass.sum()))
-    if not (np.isfinite(log_likelihood) and np.isfinite(mass).all() and mass.all()):
+    finite = all(np.isfinite(values).all() for values in (log_likelihood, mass, means))
+    if not (finite and mass.all()):
         log_likelihood = -np.inf
     return Point(
         mixture=mixture,

@@ -239,10 +239,12 @@ def _reduce(sample: Sample, point: Point, n_components: int, bar: float) -> Poin
 def _removal_costs(sample: Sample, point: Point) -> Array:
     """Likelihood lost when a component is removed and nothing else is changed, (K,)."""
     coefficients = np.column_stack([point.mixture.offsets, point.mixture.atoms]).T
-    # Not the rows with draws by themselves: that would copy the sketch.
-    logits = (sample.z @ coefficients.astype(np.float32))[sample.share > 0]
-    resp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    resp /= resp.sum(axis=1, keepdims=True)
+    # At a point that overflowed single precision nothing is known to be cheap.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Not the rows with draws by themselves: that would copy the sketch.
+        logits = (sample.z @ coefficients.astype(np.float32))[sample.share > 0]
+        resp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        resp = np.nan_to_num(resp / resp.sum(axis=1, keepdims=True), nan=1.0)
     left = np.log(np.maximum(1 - resp, 1e-7))
     weights = np.minimum(point.weights, 1 - 1e-7)
     share = sample.share[sample.share > 0].astype(np.float64)
