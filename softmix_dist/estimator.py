@@ -53,7 +53,9 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         Converged when the estimated distance to the maximum is below this many standard
         errors.
     max_passes : int
-        Passes over the data at most, after those of survey and start.
+        Passes over the data, after those of survey and start, after which no step is made;
+        checking a claim and the gap estimate may take further ones (above 600 coefficients
+        up to 40).
     precision : {"auto", "single", "double"}
         Arithmetic of the passes; "auto" turns from single to double where single can no
         longer tell. Only double passes can converge.
@@ -89,7 +91,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
     effective_candidates_ : (K,) array
         exp(entropy) of each component.
     history_, starts_ : list of dict
-        One row for each pass; one for each start.
+        One row for each step (a pass; a check of a claim may be several); one for each start.
     result_ : FitResult
         All of it.
 

@@ -37,7 +37,7 @@ from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.solve.design import draws_mean
 from softmix_dist.solve.inference import Inference, reordered
 from softmix_dist.solve.point import Point
-from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.starts import (
     Start,
     explicit_start,
@@ -159,6 +159,13 @@ class _Fit:
         how = self.settings.standard_errors
         found = self.stepper.information_at(best, how)
         if found is None:
+            size = best.state.point.mixture.n_coefficients
+            if how != "none" and size > LARGEST_MATRIX:
+                self._warn(
+                    StandardErrorWarning,
+                    f"no standard errors: {size} coefficients, and they are computed for "
+                    f"{LARGEST_MATRIX} at most; standard_errors='none' says that none are wanted",
+                )
             return Inference(None, "none")
         inference, n_passes = estimate_covariance(
             self.engine, self.dataset, how, best.state.point, *found, self.coordinates,

@@ -101,7 +101,8 @@ class FitResult:
         Passes over the data, survey and start included.
     n_draws, n_candidates : int
     history : list of dict
-        One row for each pass of the best start: ``pass``, ``log_likelihood`` and ``objective``
+        One row for each step of the best start, a pass each but for checks of a claim by
+        products: ``pass`` (the last one), ``log_likelihood`` and ``objective``
         (nats per draw), ``gradient`` (its largest entry), ``distance`` (to the maximum, in
         standard errors), ``step``, ``precision``, ``rounding`` (nats per draw), ``bytes_read``
         (0 where the data stay in memory), ``seconds`` (since the fit began).

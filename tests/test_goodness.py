@@ -242,3 +242,11 @@ def test_the_table_tells_every_number(model, path):
     told = found.to_dict()
     assert told["perplexity"] == found.perplexity
     assert told["worst"][0]["label"] == found.worst[0].label
+
+
+def test_without_an_available_candidate_there_is_no_fit(problem, model, tmp_path):
+    path = tmp_path / "nothing.zarr"
+    nothing = np.full(len(problem.features), -np.inf)
+    write_dataset(path, problem.features, np.zeros(len(nothing), np.uint8), log_base=nothing)
+    with pytest.raises(InputError, match="no candidate is available"):
+        model.predict(path, tmp_path / "out.zarr")

@@ -17,6 +17,7 @@ from softmix_dist.solve.proposals import (
     insert,
     without,
 )
+from softmix_dist.solve.sample import Sample
 
 # How many candidates for one more component.
 MANY = 5
@@ -178,3 +179,15 @@ def test_means_that_overflow_are_zero():
     _, mean, tilted = sample.tilts(atom, sample.density(point.mixture))
     for found in (mean, tilted):
         assert np.abs(found).max() <= np.abs(sample.z).max()
+
+
+def test_rows_with_draws_are_seen_however_few():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((40_000, 2))
+    counts = np.zeros(len(z))
+    counts[[3, 11, 17]] = 1
+    sample = Sample.of(z, np.ones(len(z)), counts, 3, 1, float(np.log(len(z))))
+    m = Mixture(np.zeros(1), np.zeros((1, 2)))
+    found = sample.joined(z[[3, 11]], np.full(2, -3.0), sample.density(m), 6000)
+    assert np.isfinite(found.gains).all()
+    assert (found.resp > 0).all()

@@ -14,7 +14,7 @@ from scipy.sparse import csc_array
 from scipy.special import expit
 from test_sample import frame, mixture, rows
 
-from softmix_dist import SoftmaxMixture, covariance, kernels, robust
+from softmix_dist import SoftmaxMixture, covariance, kernels, robust, runs
 from softmix_dist.blocks import RawBlock
 from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.writer import write_dataset
@@ -348,3 +348,14 @@ def test_what_only_the_penalty_identifies_has_no_negative_variance():
     result = fitted(problem, 2, init=([0.5, 0.5], atoms), l2=0.05)
     assert result.covariance is not None
     assert (np.linalg.eigvalsh(result.covariance) > -1e-12).all()
+
+
+def test_a_sketch_that_knows_too_little_is_doubted(monkeypatch):
+    # Too many coefficients for one pass of all data, few enough for a matrix of the sketch.
+    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 4)
+    monkeypatch.setattr(covariance, "known_well", lambda curvature: False)
+    problem = simulate(2000, 3, 2, 10**6)
+    options = {"init": problem.truth, "sketch_rows": 500, "max_passes": 100}
+    with pytest.warns(UserWarning, match="knows some directions poorly"):
+        result = fitted(problem, 2, **options)
+    assert result.errors_from == "sketch"

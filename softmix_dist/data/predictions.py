@@ -65,7 +65,10 @@ def totals(dataset: Dataset, predictor: Predictor, visit: Visit) -> Totals:
             f"{dataset.name!r}: the total of counts is {n_draws}, but attribute n_draws says "
             f"{dataset.n_draws}; a lost chunk of counts reads as zeros: write the counts again"
         )
-    return Totals(predictor.normalised(masses), n_draws, float(logsumexp(log_bases)))
+    log_base = float(logsumexp(log_bases))
+    if log_base == -np.inf:
+        raise InputError(f"{dataset.name!r}: log_base: no candidate is available")
+    return Totals(predictor.normalised(masses), n_draws, log_base)
 
 
 @dataclass(frozen=True)

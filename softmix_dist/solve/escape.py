@@ -45,7 +45,7 @@ _ROUNDS, _NEWTON = 3, 10
 
 
 def escape(sample: Sample, point: Point, rng: np.random.Generator, work: float) -> Point:
-    """Try the ways out of an optimum, round by round, until none leads higher.
+    """Try the ways out of an optimum until none leads higher, three rounds at most.
 
     Parameters
     ----------

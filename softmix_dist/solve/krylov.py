@@ -126,9 +126,10 @@ class ProductCurvature:
         return self._space(slope).seen.trusted(slope, radius)
 
     def gain(self, slope: Array) -> float:
-        """Bound what is left to gain by the quadratic model, nats per draw.
+        """Estimate what is left to gain by the quadratic model, nats per draw.
 
-        Conjugate gradients approach it from below; the residual bounds the rest.
+        Conjugate gradients approach it from below, and the residual over the lowest value that
+        was seen is added. No bound: a weaker direction than any seen would add more.
         """
         space = self._space(slope)
         if not space.seen.lowest > _FLAT:
@@ -136,7 +137,7 @@ class ProductCurvature:
         return space.seen.gain(slope) + space.residual**2 / (2 * space.seen.lowest)
 
     def most(self, slope: Array) -> float:
-        """Bound the gain: every eigenvalue that is seen lowered by two standard errors.
+        """Estimate the gain with every eigenvalue that is seen lowered by two standard errors.
 
         A random direction is asked as well: at a saddle the slope may not see the bend.
         """

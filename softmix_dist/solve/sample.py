@@ -23,6 +23,8 @@ _TINY = float(np.finfo(np.float64).tiny)
 _THINNEST = np.float32(1e-30)
 # Rows of a slice of (rows x candidate atoms), which then stays in cache.
 _TILT_ROWS = 2048
+# Rows with draws that a part of the rows must be expected to hold.
+_FEWEST_SEEN = 4
 
 
 class _Standard(Coordinates):
@@ -276,6 +278,9 @@ class Sample:
         gains = np.zeros(len(atoms))
         base, share = 0.0, 0.0
         stride = max(1, len(self.z) // n_rows)
+        if np.count_nonzero(self.share) < _FEWEST_SEEN * stride:
+            # Where few rows have draws a part of the rows may have none.
+            stride = 1
         with np.errstate(over="ignore", invalid="ignore"):
             for part in self._parts(stride):
                 z = np.ascontiguousarray(self.z[part])
@@ -293,6 +298,7 @@ class Sample:
                 resp += np.dot(ratio.T, z[seen])
                 base, share = base + float(u.sum()), share + float(q.sum())
             mass = plain[:, 0] / base
+            share = max(share, _TINY)
             gains = gains / share - np.log1p(mass)
             means, resp_means = (
                 np.nan_to_num(sums[:, 1:] / np.maximum(sums[:, :1], _TINY), posinf=0.0, neginf=0.0)

@@ -11,7 +11,8 @@ has about 800 rows, so that it is a sample. Laws of the counts:
 
 "mean" is the coverage over all parameters, "least" and "most" that of single ones; "ratio" is
 the mean standard error over the spread of the estimates, smallest and largest. Weights have
-their intervals on the logit scale. Not counted: fits that did not converge.
+their intervals on the logit scale. Fits begin at the truth. Not counted: those that did not
+converge.
 """
 
 import argparse
