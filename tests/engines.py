@@ -35,8 +35,8 @@ def cluster_of(n_workers: int, processes: bool = False, **options: Any) -> Itera
 
 
 @contextmanager
-def local(n_threads: int, memory: int | None = None) -> Iterator[LocalEngine]:
-    engine = LocalEngine(n_threads, memory)
+def local(n_threads: int, streamed: bool = False, **settings: Any) -> Iterator[LocalEngine]:
+    engine = LocalEngine(n_threads, keep=not streamed, **settings)
     try:
         yield engine
     finally:
@@ -44,10 +44,8 @@ def local(n_threads: int, memory: int | None = None) -> Iterator[LocalEngine]:
 
 
 @contextmanager
-def on_cluster(client: Client, streamed: bool = False) -> Iterator[ClusterEngine]:
-    engine = ClusterEngine(client)
-    if streamed:
-        engine.memory = 1
+def on_cluster(client: Client, streamed: bool = False, **settings: Any) -> Iterator[ClusterEngine]:
+    engine = ClusterEngine(client, keep=not streamed, **settings)
     try:
         yield engine
     finally:

@@ -37,9 +37,9 @@ def expected(dataset):
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-@pytest.mark.parametrize("memory", [None, 1])
-def test_threads(dataset, expected, n_threads, memory):
-    with local(n_threads, memory) as engine:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_threads(dataset, expected, n_threads, streamed):
+    with local(n_threads, streamed) as engine:
         assert signature(fit_on(engine, dataset)) == expected
 
 
@@ -82,7 +82,12 @@ def test_sums_of_any_number_of_blocks(medium, client, p):
     data = ArrayDataset.of(medium.features[:p], medium.counts[:p], block_rows=64)
     take = partial(prepare, frame=Frame(np.zeros(3), np.ones(3)), n_components=3)
     found = []
-    for engine in (LocalEngine(1), LocalEngine(3), LocalEngine(2, memory=1), ClusterEngine(client)):
+    for engine in (
+        LocalEngine(1),
+        LocalEngine(3),
+        LocalEngine(2, keep=False),
+        ClusterEngine(client),
+    ):
         engine.load(data, take, 10_000)
         sums, findings = engine.reduce(survey)
         assert not findings
@@ -114,11 +119,11 @@ def test_visit_answers_in_the_order_of_blocks(dataset, client):
             assert chosen.visit(dataset, start_of) == starts
 
 
-@pytest.mark.parametrize("memory", [None, 1])
-def test_a_pass_says_what_it_read(dataset, memory):
-    with local(2, memory) as engine:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_pass_says_what_it_read(dataset, streamed):
+    with local(2, streamed) as engine:
         result = fit_on(engine, dataset)
     # Features with their ones, and draws, as blocks hold them.
     width = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
-    read = width * dataset.n_candidates if memory else 0
+    read = width * dataset.n_candidates if streamed else 0
     assert {row["bytes_read"] for row in result.history} == {read}

@@ -195,7 +195,7 @@ def test_every_engine_has_the_same_bits(several, counts, kind, client):
     problem, datasets = several
     how = {"init": problem.truth, "sketch_rows": 500, "standard_errors": kind}
     found = []
-    for engine in (local(1), local(3), local(2, memory=1), on_cluster(client)):
+    for engine in (local(1), local(3), local(2, streamed=True), on_cluster(client)):
         with engine as chosen:
             found.append(fitted(datasets[counts], 2, chosen, **how))
     assert len({signature(result) for result in found}) == 1

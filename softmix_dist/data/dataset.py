@@ -24,6 +24,9 @@ FORMAT = 1
 MARK = "softmix_format"
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
+# Blocks in flight beside the one that is worked on: from a disk, and from an object store, where
+# most of a read is waiting.
+_LOCAL_READS, _REMOTE_READS = 1, 4
 
 
 def default_block_rows(row_bytes: int, sample_bytes: int = 0) -> int:
@@ -86,6 +89,16 @@ class Dataset(Protocol):
         """Number of blocks, ceil(n_candidates / block_rows)."""
         ...
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block as it is stored, when it was read."""
+        ...
+
+    @property
+    def reads_ahead(self) -> int:
+        """Blocks worth reading while another one is computed on; 0 in memory."""
+        ...
+
     def read_block(self, index: int) -> RawBlock:
         """Read one block as it is stored."""
         ...
@@ -109,6 +122,12 @@ class _Blocks:
     def n_blocks(self) -> int:
         """Number of blocks, ceil(n_candidates / block_rows)."""
         return -(-self.n_candidates // self.block_rows)
+
+    def _block_bytes(self, n_features: int, features: Any, counts: Any, log_base: Any) -> int:
+        row = n_features * np.dtype(features.dtype).itemsize
+        row += 0 if log_base is None else np.dtype(log_base.dtype).itemsize
+        stored = getattr(counts, "nbytes", 0) / self.n_candidates
+        return int(min(self.block_rows, self.n_candidates) * (row + stored))
 
     def _rows(self, index: int) -> slice:
         start = index * self.block_rows
@@ -143,6 +162,17 @@ class ZarrDataset(_Blocks):
     sample_names: list[str]
     n_draws: int | None
     _arrays: dict[str, Any] = field(repr=False)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block as it is stored, when it was read."""
+        arrays = (self._arrays.get(name) for name in ("features", "counts", "log_base"))
+        return self._block_bytes(self.n_features, *arrays)
+
+    @property
+    def reads_ahead(self) -> int:
+        """Blocks worth reading while another one is computed on."""
+        return _REMOTE_READS if "://" in self.name else _LOCAL_READS
 
     def read_block(self, index: int) -> RawBlock:
         """Read one block; what cannot be read becomes its findings."""
@@ -391,6 +421,16 @@ class ArrayDataset(_Blocks):
             block_rows or rows,
             dtype,
         )
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, when it was copied or computed."""
+        return self._block_bytes(self.n_features, self.features, self.counts, self.log_base)
+
+    @property
+    def reads_ahead(self) -> int:
+        """None: arrays are at hand, and Dask arrays computed where they are needed."""
+        return 0
 
     def read_block(self, index: int) -> RawBlock:
         """Copy or compute one block."""

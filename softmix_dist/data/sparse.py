@@ -39,6 +39,11 @@ class SparseCounts:
         """Type of the values."""
         return np.dtype(self.data.dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and their places."""
+        return int(self.data.nbytes + self.indices.nbytes + self.indptr.nbytes)
+
     @classmethod
     def of(cls, group: zarr.Group) -> SparseCounts:
         """Open a group that holds such a matrix.

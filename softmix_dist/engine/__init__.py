@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.blas import blas_kernel, single_blas_thread
 from softmix_dist.engine.local import LocalEngine, memory_limit
+from softmix_dist.engine.plan import Plan
 from softmix_dist.engine.shards import Kernel, Prepare, Source
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "LocalEngine",
+    "Plan",
     "blas_kernel",
     "engine_for",
     "memory_limit",
@@ -34,6 +36,10 @@ class Engine(Protocol):
     """
 
     bytes_read: int
+
+    def plan(self, source: Source, nbytes: int) -> Plan:
+        """Decide how a data set, of ``nbytes`` as blocks hold it, would be held and read."""
+        ...
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""

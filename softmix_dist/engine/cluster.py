@@ -9,17 +9,16 @@ from __future__ import annotations
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from dask import delayed
-from distributed import CancelledError, Client
+from distributed import Client
 from distributed.client import Future
-from distributed.comm import CommClosedError
-from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from softmix_dist.blocks import RawBlock
+from softmix_dist.engine.plan import FAN_IN, Plan, Worker, count_shards, make_plan
+from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
     Kernel,
     Prepare,
@@ -30,11 +29,11 @@ from softmix_dist.engine.shards import (
     reduce_shard,
     split,
 )
-from softmix_dist.errors import ClusterError
+from softmix_dist.engine.waiting import cluster_errors, result_of
+from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.sums import Node, merge, total
 
-_SHARDS_PER_THREAD = 2
-_FAN_IN = 8
+_Key = str | tuple[Any, ...]
 
 
 class ClusterEngine:
@@ -43,127 +42,168 @@ class ClusterEngine:
     Parameters
     ----------
     client : distributed.Client
+    **settings
+        Of `EngineSettings`, instead of what is configured.
 
     Raises
     ------
+    InputError
+        If the client is an asynchronous one, or a setting cannot be used.
     ClusterError
-        If the cluster has no worker.
+        If the cluster has no worker, or does not answer.
     """
 
-    def __init__(self, client: Client):
+    def __init__(self, client: Client, **settings: Any):
+        if client.asynchronous:
+            raise InputError(
+                "the client is asynchronous, and a fit waits for its passes; give it a client of "
+                "its own: Client(scheduler_address)"
+            )
         self.client = client
-        workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
-        if not workers:
-            raise ClusterError("the cluster has no worker; start workers and try again")
-        self.workers = sorted(workers)
-        self.n_threads = sum(worker["nthreads"] for worker in workers.values())
-        self.memory = sum(worker["memory_limit"] or 0 for worker in workers.values())
+        self.settings = replace(EngineSettings.configured(), **settings)
+        self.bytes_read = 0
         self._name = uuid.uuid4().hex[:8]
         self._pass = itertools.count()
-        self.bytes_read = 0
-        self._shards: list[Any] = []
+        self._streamed: Callable[[], list[Shard]] | None = None
+        self._kept: list[Future] = []
+        workers = self._workers()
+        if not workers:
+            raise ClusterError("the cluster has no worker; start workers and try again")
+        self.n_threads = sum(worker.n_threads for worker in workers.values())
+
+    def _workers(self) -> dict[str, Worker]:
+        with cluster_errors():
+            identity = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        return {
+            address: Worker(
+                worker["nthreads"],
+                worker["memory_limit"] or None,
+                worker["metrics"].get("memory", 0),
+            )
+            for address, worker in sorted(identity["workers"].items())
+        }
+
+    def plan(self, source: Source, nbytes: int) -> Plan:
+        """Decide how ``source``, of ``nbytes`` as blocks hold it, would be held and read.
+
+        Raises
+        ------
+        InputError
+            If some worker has no memory for a block in each of its threads.
+        """
+        workers = list(self._workers().values())
+        keep, blocks_per_shard = self.settings.keep, self.settings.blocks_per_shard
+        return make_plan(source, nbytes, workers, keep, blocks_per_shard)
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
-        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
-        keep = not self.memory or nbytes <= self.memory // 2
-        self.bytes_read = 0 if keep else nbytes
-        name = f"softmix-load-{self._name}-{next(self._pass)}"
-        with _cluster_errors():
-            self._shards = [
-                self._submit(load, shard, (name, i)) if keep else _whole(shard, (name, i))
-                for i, shard in enumerate(shards)
-            ]
-        held = "in memory" if keep else "streamed"
-        return (
-            f"{len(self.workers)} workers, {self.n_threads} threads, {len(shards)} shards, "
-            f"{nbytes / 1e6:.0f} MB {held}"
-        )
+        plan = self.plan(source, nbytes)
+        self.bytes_read = 0 if plan.keep else nbytes
+        self._kept = []
+        if plan.keep:
+            name = f"softmix-load-{self._name}-{next(self._pass)}"
+            shards = split(source, plan.n_shards, prepare)
+            addresses = list(self._workers())
+            with cluster_errors():
+                self._kept = [
+                    self._submit(shard, (name, i), addresses[i % len(addresses)])
+                    for i, shard in enumerate(shards)
+                ]
+        self._streamed = None if plan.keep else lambda: self._split(source, prepare)
+        return str(plan)
 
-    def _submit(
-        self, function: Callable[[Shard], Any], shard: Shard, key: tuple[str, int]
-    ) -> Future:
+    def _submit(self, shard: Shard, key: _Key, worker: str) -> Future:
         with warnings.catch_warnings():
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")
             return self.client.submit(
-                function,
-                shard,
-                key=key,
-                workers=self.workers[key[1] % len(self.workers)],
-                allow_other_workers=True,
+                load, shard, key=key, workers=worker, allow_other_workers=True
             )
+
+    def _split(self, source: Source, prepare: Callable[[RawBlock], Any]) -> list[Shard]:
+        """Shards for the threads that there are now: workers come and go."""
+        with cluster_errors():
+            threads = self.client.sync(self.client.scheduler.ncores)
+        self.n_threads = sum(threads.values()) or self.n_threads
+        n = count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
+        return split(source, n, prepare)
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""
-        return self._sum(kernel, self._shards, f"{self._name}-{next(self._pass)}")
+        return self._sum(kernel, self._kept if self._streamed is None else self._streamed())
 
     def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
-        name = f"{self._name}-{next(self._pass)}"
-        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
-        whole = [_whole(shard, (f"softmix-stored-{name}", i)) for i, shard in enumerate(shards)]
-        return self._sum(itself, whole, name)
+        return self._sum(itself, self._split(source, task))
 
-    def _sum(self, kernel: Kernel, shards: list[Any], name: str) -> Any:
-        parameters = delayed(kernel, name=f"softmix-parameters-{name}", traverse=False)
-        nodes = [
-            delayed(reduce_shard)(parameters, shard, dask_key_name=(f"softmix-score-{name}", i))
-            for i, shard in enumerate(shards)
-        ]
+    def _sum(self, kernel: Kernel, shards: list[Any]) -> Any:
+        name = f"{self._name}-{next(self._pass)}"
+        # 1. Parameters are a node of their own: of any size, sent once, made again if lost.
+        parameters = f"softmix-parameters-{name}"
+        graph: dict[_Key, Any] = {parameters: (_Held(kernel),)}
+        # 2. A task a shard.
+        keys: list[_Key] = []
+        for i, shard in enumerate(shards):
+            keys.append((f"softmix-score-{name}", i))
+            if isinstance(shard, Future):
+                graph[shard.key] = shard
+                graph[keys[-1]] = (reduce_shard, parameters, shard.key)
+            else:
+                graph[keys[-1]] = (_reduce_held, parameters, _Held(shard))
+        # 3. A tree of merges, down to one.
         level = 0
-        while len(nodes) > 1:
-            nodes = [
-                delayed(_merge)(
-                    nodes[i : i + _FAN_IN], dask_key_name=(f"softmix-merge-{name}", level, i)
-                )
-                for i in range(0, len(nodes), _FAN_IN)
-            ]
-            level += 1
-        with _cluster_errors(), warnings.catch_warnings():
-            # Arrays in memory that are not kept on the workers travel with each pass.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            future = self.client.compute(nodes[0])
-            return total(future.result())
+        while len(keys) > 1:
+            merged: list[_Key] = []
+            for i in range(0, len(keys), FAN_IN):
+                merged.append((f"softmix-merge-{name}", level, i))
+                graph[merged[-1]] = (_merge, *keys[i : i + FAN_IN])
+            keys, level = merged, level + 1
+        return total(self._compute(graph, keys[0]))
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         """Call ``task`` with every stored block; answers in the order of blocks."""
         name = f"softmix-visit-{self._name}-{next(self._pass)}"
-        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
-        tasks = [
-            delayed(load)(_whole(shard, (f"{name}-shard", i)), dask_key_name=(name, i))
-            for i, shard in enumerate(shards)
-        ]
-        with _cluster_errors():
-            parts = self.client.gather(self.client.compute(tasks))
-        return [answer for part in parts for _, answer in part]
+        keys: list[_Key] = []
+        graph: dict[_Key, Any] = {}
+        for i, shard in enumerate(self._split(source, task)):
+            keys.append((name, i))
+            graph[keys[-1]] = (_load_held, _Held(shard))
+        graph[f"{name}-all"] = (_joined, *keys)
+        return [answer for _, answer in self._compute(graph, f"{name}-all")]
+
+    def _compute(self, graph: dict[_Key, Any], key: _Key) -> Any:
+        with cluster_errors(), warnings.catch_warnings():
+            # Arrays in memory that are not kept on the workers travel with each pass.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            future = self.client.get(graph, key, sync=False)
+        return result_of(self.client, future, self.settings.stall_timeout)
 
     def close(self) -> None:
         """Release the data; the client stays open."""
-        self._shards = []
+        self._kept, self._streamed = [], None
 
 
-def _whole(shard: Shard, key: tuple[str, int]) -> Any:
-    # Dask arrays inside a shard stay lazy: looked into, they would be computed whole.
-    return delayed(shard, name=key, traverse=False)
+class _Held:
+    """A value that Dask does not look into: arrays inside would be computed whole."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __call__(self) -> Any:
+        return self.value
 
 
-def _merge(parts: list[list[Node]]) -> list[Node]:
+def _reduce_held(kernel: Kernel, shard: _Held) -> list[Node]:
+    return reduce_shard(kernel, shard.value)
+
+
+def _load_held(shard: _Held) -> list[tuple[int, Any]]:
+    return load(shard.value)
+
+
+def _merge(*parts: list[Node]) -> list[Node]:
     return merge(node for nodes in parts for node in nodes)
 
 
-@contextmanager
-def _cluster_errors() -> Iterator[None]:
-    try:
-        yield
-    except (
-        KilledWorker,
-        NoValidWorkerError,
-        CancelledError,
-        CommClosedError,
-        TimeoutError,
-    ) as error:
-        raise ClusterError(
-            f"the cluster lost the computation ({type(error).__name__}: {error}); "
-            "look at the workers' logs, and try again"
-        ) from error
+def _joined(*parts: list[Any]) -> list[Any]:
+    return [value for part in parts for value in part]

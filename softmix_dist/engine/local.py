@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from softmix_dist.blocks import Block, RawBlock
+from softmix_dist.engine.plan import Plan, Worker, count_shards, make_plan
+from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
     Kernel,
     Prepare,
@@ -22,9 +25,6 @@ from softmix_dist.engine.shards import (
 )
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
-
-# Threads finish together when each has more than one shard.
-_SHARDS_PER_THREAD = 2
 
 
 def available_cpus() -> int:
@@ -51,25 +51,44 @@ class LocalEngine:
     memory : int or None
         Bytes; data are kept in memory when they fit in half of it. Default: what the
         machine or control group has.
+    **settings
+        Of `EngineSettings`, instead of what is configured.
+
+    Raises
+    ------
+    InputError
+        If ``n_threads`` or a setting cannot be used.
     """
 
-    def __init__(self, n_threads: int | None = None, memory: int | None = None):
+    def __init__(self, n_threads: int | None = None, memory: int | None = None, **settings: Any):
         if n_threads is not None and n_threads < 1:
             raise InputError(f"n_threads: expected at least 1, found {n_threads}")
         self.n_threads = n_threads or available_cpus()
         self.memory = memory or memory_limit()
+        self.settings = replace(EngineSettings.configured(), **settings)
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")
         self.bytes_read = 0
         self._shards: list[Shard] | list[list[tuple[int, Block]]] = []
 
+    def plan(self, source: Source, nbytes: int) -> Plan:
+        """Decide how ``source``, of ``nbytes`` as blocks hold it, would be held and read.
+
+        Raises
+        ------
+        InputError
+            If there is no memory for a block in each thread.
+        """
+        workers = [Worker(self.n_threads, self.memory)]
+        keep, blocks_per_shard = self.settings.keep, self.settings.blocks_per_shard
+        return make_plan(source, nbytes, workers, keep, blocks_per_shard)
+
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
-        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, prepare)
-        keep = nbytes <= self.memory // 2
-        self.bytes_read = 0 if keep else nbytes
-        self._shards = list(self._pool.map(load, shards)) if keep else shards
-        held = "in memory" if keep else "streamed"
-        return f"{self.n_threads} threads, {len(shards)} shards, {nbytes / 1e6:.0f} MB {held}"
+        plan = self.plan(source, nbytes)
+        shards = split(source, plan.n_shards, prepare)
+        self.bytes_read = 0 if plan.keep else nbytes
+        self._shards = list(self._pool.map(load, shards)) if plan.keep else shards
+        return str(plan)
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""
@@ -77,7 +96,11 @@ class LocalEngine:
 
     def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
-        return self._sum(itself, split(source, _SHARDS_PER_THREAD * self.n_threads, task))
+        return self._sum(itself, self._split(source, task))
+
+    def _split(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Shard]:
+        n = count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
+        return split(source, n, task)
 
     def _sum(self, kernel: Kernel, shards: Sequence[Any]) -> Any:
         parts = self._pool.map(partial(reduce_shard, kernel), shards)
@@ -85,7 +108,7 @@ class LocalEngine:
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         """Call ``task`` with every stored block; answers in the order of blocks."""
-        shards = split(source, _SHARDS_PER_THREAD * self.n_threads, task)
+        shards = self._split(source, task)
         parts = self._pool.map(load, shards)
         return [answer for part in parts for _, answer in part]
 

@@ -6,7 +6,9 @@ workers and not with the data, and the order of addition does not depend on them
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,16 @@ class Source(Protocol):
     @property
     def n_blocks(self) -> int:
         """Number of blocks."""
+        ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block as it is stored, when it was read."""
+        ...
+
+    @property
+    def reads_ahead(self) -> int:
+        """Blocks to read while another one is computed on: 0 where reading is nothing."""
         ...
 
     def read_block(self, index: int) -> RawBlock:
@@ -45,8 +57,27 @@ class Shard:
     prepare: Callable[[RawBlock], Any]
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        for index in range(self.start, self.stop):
-            yield index, self.prepare(self.source.read_block(index))
+        for index, raw in zip(range(self.start, self.stop), self._read(), strict=True):
+            yield index, self.prepare(raw)
+
+    def _read(self) -> Iterator[RawBlock]:
+        """Read the blocks in order, the next ones while the last one is worked on."""
+        ahead, indices = self.source.reads_ahead, iter(range(self.start, self.stop))
+        if not ahead or self.stop - self.start == 1:
+            yield from map(self.source.read_block, indices)
+            return
+        # Zarr lets the interpreter go while it reads and decodes.
+        pool = ThreadPoolExecutor(ahead, thread_name_prefix="softmix-read")
+        waiting: deque[Future[RawBlock]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(self.source.read_block, index))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def split(source: Source, n_shards: int, prepare: Callable[[RawBlock], Any]) -> list[Shard]:

@@ -1,0 +1,87 @@
+"""Waiting for a cluster: until it answers, or until nobody is there to answer.
+
+A computation that no worker can make waits for ever in Dask. Here it waits for new workers
+for a time that the user sets, and then says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from distributed import CancelledError, Client
+from distributed.client import Future
+from distributed.comm import CommClosedError
+from distributed.scheduler import KilledWorker, NoValidWorkerError
+
+from softmix_dist.errors import ClusterError
+
+# Seconds between looks at the workers, while a result is not there.
+_LOOK = 2.0
+_REMEDY = "start workers, or a new cluster, and run it again"
+
+
+def result_of(client: Client, future: Future, stall: float) -> Any:
+    """Wait for a result, and cancel its tasks where it is not wanted any more.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    future : distributed.Future
+    stall : float
+        Seconds without a running worker, or without an answer of the scheduler, to wait at most.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster lost the computation, or nobody is left to make it.
+    """
+    try:
+        with cluster_errors():
+            return _wait(client, future, stall)
+    except BaseException:
+        # An interrupt as well: nobody waits for these tasks, so nobody should make them.
+        with suppress(Exception):
+            future.cancel()
+        raise
+
+
+def _wait(client: Client, future: Future, stall: float) -> Any:
+    seen = time.monotonic()
+    while True:
+        done = future.done()
+        try:
+            return future.result(timeout=stall if done else _LOOK)
+        except TimeoutError:
+            if future.status == "error":
+                raise
+        try:
+            threads = client.sync(client.scheduler.ncores_running, callback_timeout=_LOOK)
+        except (TimeoutError, OSError):
+            problem = "the scheduler did not answer"
+        else:
+            problem = "there was no running worker"
+            if threads:
+                seen = time.monotonic()
+        if time.monotonic() - seen > stall:
+            raise ClusterError(
+                f"{problem} for {stall:.0f} seconds (softmix.engine.stall-timeout); {_REMEDY}"
+            )
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Turn what Dask raises where a cluster lost its work into `ClusterError`."""
+    try:
+        yield
+    except KilledWorker as error:
+        raise ClusterError(
+            f"workers died one after the other on the same task ({error}); most often they ran "
+            "out of memory: look at their logs, give them more memory or fewer threads"
+        ) from error
+    except (NoValidWorkerError, CancelledError, CommClosedError, TimeoutError) as error:
+        raise ClusterError(
+            f"the cluster lost the computation ({type(error).__name__}: {error}); {_REMEDY}"
+        ) from error

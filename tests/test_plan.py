@@ -1,0 +1,85 @@
+"""Plans: what is kept, how many tasks, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dask
+import pytest
+from engines import BLOCK_ROWS, cluster_of, local, on_cluster
+
+from softmix_dist.engine.plan import Worker, count_merges, count_shards, make_plan
+from softmix_dist.engine.settings import EngineSettings
+from softmix_dist.errors import InputError
+
+MB = 10**6
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A source of so many blocks of 16 MB."""
+
+    n_blocks: int
+    block_bytes: int = 16 * MB
+    reads_ahead: int = 1
+
+
+def plan_of(n_blocks, workers, **settings):
+    return make_plan(Blocks(n_blocks), n_blocks * 16 * MB, workers, **settings)
+
+
+def test_data_stay_in_memory_up_to_half_of_it():
+    workers = [Worker(1, 1000 * MB)] * 2
+    assert plan_of(62, workers).keep
+    assert not plan_of(64, workers).keep
+    # What the processes use already, and what tasks work in, is not there for data.
+    busy = [Worker(1, 1000 * MB, 300 * MB)] * 2
+    assert not plan_of(62, busy).keep
+    assert plan_of(62, busy, keep=True).keep
+    assert plan_of(10_000, [Worker(1, None)]).keep
+
+
+def test_the_number_of_tasks_is_that_of_the_threads():
+    few = plan_of(100, [Worker(2, None)] * 2)
+    many = plan_of(100_000, [Worker(2, None)] * 2)
+    assert few.n_shards == many.n_shards == 8
+    assert few.n_tasks == many.n_tasks == 1 + 8 + 1
+    assert count_shards(3, 100) == 3
+    assert count_shards(20, 4, blocks_per_shard=3) == 7
+    assert [count_merges(n) for n in (1, 2, 16, 17, 256)] == [0, 1, 1, 3, 17]
+
+
+def test_a_worker_without_room_for_its_blocks_is_refused_with_the_numbers():
+    # Two blocks as stored, two as prepared, in each of four threads.
+    enough, short = Worker(4, 300 * MB), Worker(4, 280 * MB)
+    assert plan_of(8, [enough]).task_bytes == 64 * MB
+    with pytest.raises(InputError, match="works in 64 MB.*4 of them and 280 MB of memory"):
+        plan_of(8, [enough, short])
+
+
+def test_a_plan_is_one_line():
+    told = str(plan_of(360, [Worker(1, 1000 * MB)] * 2))
+    assert told == (
+        "2 workers, 2 threads, 2 GB of memory; 5.76 GB in 360 blocks, streamed: read again by "
+        "every pass; 4 shards, 6 tasks a pass, 64 MB a thread"
+    )
+
+
+def test_engines_plan_by_what_they_have(medium):
+    data = medium.dataset(BLOCK_ROWS)
+    with local(2) as engine:
+        assert engine.plan(data, 10**6).n_shards == 4
+    with cluster_of(2, memory_limit="1GB") as client, on_cluster(client) as engine:
+        found = engine.plan(data, 10**6)
+        assert (found.n_workers, found.memory) == (2, 2 * 10**9)
+
+
+def test_settings_come_from_the_configuration():
+    with dask.config.set({"softmix.engine": {"keep": False, "stall-timeout": "2 minutes"}}):
+        assert EngineSettings.configured() == EngineSettings(False, None, 120.0)
+    wrong = {"keep": "maybe", "blocks-per-shard": 0, "stall-timeout": "soon", "patience": 3}
+    with (
+        dask.config.set({"softmix.engine": wrong}),
+        pytest.raises(InputError, match="(?s)patience.*keep.*blocks-per-shard.*stall-timeout"),
+    ):
+        EngineSettings.configured()
