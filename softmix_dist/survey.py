@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmix_dist.blocks import Finding, Findings
+from softmix_dist.blocks import Finding, Findings, RawBlock
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.engine import Engine
 from softmix_dist.errors import InputError, StoreError
@@ -50,10 +50,8 @@ def survey(
     """
     first = dataset.read_block(0)
     frame = Frame.of(first.features, first.log_base)
-    row_bytes = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
-    row_bytes += 0 if first.log_base is None else 8
     take = partial(prepare, frame=frame, n_components=n_components)
-    plan = engine.load(dataset, take, row_bytes * dataset.n_candidates)
+    plan = engine.load(dataset, take, held_bytes(dataset, first))
     sums, findings = engine.reduce(survey_block)
     surveyed(sums, plan)
     findings += _total_findings(sums, findings, dataset.n_draws)
@@ -61,6 +59,13 @@ def survey(
         kind = StoreError if findings.lost else InputError
         raise kind(f"{dataset.name!r} cannot be fitted:\n{findings}")
     return sums, standard_coordinates(sums, frame, dataset.feature_names, dataset.dtype)
+
+
+def held_bytes(dataset: Dataset, first: RawBlock) -> int:
+    """Bytes of all data as blocks hold them; ``first`` tells whether there is a base measure."""
+    row = (dataset.n_features + 1) * block_dtype(dataset.dtype).itemsize + 8
+    row += 0 if first.log_base is None else 8
+    return row * dataset.n_candidates
 
 
 def _total_findings(sums: DesignSums, findings: Findings, n_draws: int | None) -> Findings:

@@ -50,6 +50,16 @@ def test_workers(dataset, expected, n_workers, streamed):
         assert signature(fit_on(engine, dataset)) == expected
 
 
+@pytest.mark.parametrize("blocks_per_shard", [1, 3, 8, 20])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+def test_shards_of_any_size(dataset, expected, client, where, streamed, blocks_per_shard):
+    settings = {"streamed": streamed, "blocks_per_shard": blocks_per_shard}
+    chosen = local(2, **settings) if where == "threads" else on_cluster(client, **settings)
+    with chosen as engine:
+        assert signature(fit_on(engine, dataset)) == expected
+
+
 def test_worker_processes(dataset, expected, written, medium):
     path = written(medium, block_rows=BLOCK_ROWS)
     with cluster_of(2, processes=True, memory_limit="1GB") as client:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import dask
 import pytest
+from command import softmix
 from engines import BLOCK_ROWS, cluster_of, local, on_cluster
 
 from softmix_dist.engine.plan import Worker, count_merges, count_shards, make_plan
@@ -83,3 +85,14 @@ def test_settings_come_from_the_configuration():
         pytest.raises(InputError, match="(?s)patience.*keep.*blocks-per-shard.*stall-timeout"),
     ):
         EngineSettings.configured()
+
+
+def test_the_command_says_the_plan_without_fitting(data, tmp_path):
+    target = tmp_path / "model.zarr"
+    told = softmix("fit", data, "-k", 3, "--plan", "--workers", 2, "-o", target).stdout
+    assert told.startswith("1 worker, 2 threads, ")
+    assert "5 blocks, kept in memory; 4 shards, 6 tasks a pass" in told
+    assert told.count("\n") == 1
+    assert not target.exists()
+    found = json.loads(softmix("fit", data, "-k", 3, "--plan", "--workers", 2, "--json").stdout)
+    assert (found["n_threads"], found["n_shards"], found["keep"]) == (2, 4, True)

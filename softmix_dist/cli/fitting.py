@@ -12,6 +12,7 @@ from softmix_dist.errors import InputError
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
+    from softmix_dist.data.dataset import Dataset
     from softmix_dist.estimator import SoftmaxMixture
 
 
@@ -110,6 +111,9 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
 @cluster_options
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Say how the passes would be made; do not fit."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 @click.option("--log-json", is_flag=True, help="Progress as JSON lines on standard error.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -131,6 +135,7 @@ def fit(
     scheduler: str,
     workers: int | None,
     memory_limit: str,
+    only_plan: bool,
     as_json: bool,
     log_json: bool,
     quiet: bool,
@@ -144,6 +149,10 @@ def fit(
     if output is not None:
         check_target(output, MARK, overwrite)
     dataset = open_dataset(data)
+    if only_plan:
+        with connected(scheduler, workers, memory_limit) as client:
+            _print_plan(dataset, client, None if client else workers, as_json)
+        return
     begin: Any = init
     if init == "truth":
         begin = dataset.truth()
@@ -171,6 +180,20 @@ def fit(
         model.save(output, overwrite)
         click.echo(f"model written to {output}", err=True)
     click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
+
+
+def _print_plan(dataset: Dataset, client: Any, n_threads: int | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from softmix_dist.engine import engine_for
+    from softmix_dist.survey import held_bytes
+
+    engine = engine_for(client, n_threads)
+    try:
+        plan = engine.plan(dataset, held_bytes(dataset, dataset.read_block(0)))
+    finally:
+        engine.close()
+    click.echo(json.dumps(asdict(plan)) if as_json else str(plan))
 
 
 @click.command()
