@@ -24,9 +24,8 @@ FORMAT = 1
 MARK = "softmix_format"
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
-# Blocks in flight beside the one that is worked on: from a disk, and from an object store, where
-# most of a read is waiting.
-_LOCAL_READS, _REMOTE_READS = 1, 4
+# Blocks read from a disk while another one is worked on.
+_READS_AHEAD = 1
 
 
 def default_block_rows(row_bytes: int, sample_bytes: int = 0) -> int:
@@ -172,7 +171,7 @@ class ZarrDataset(_Blocks):
     @property
     def reads_ahead(self) -> int:
         """Blocks worth reading while another one is computed on."""
-        return _REMOTE_READS if "://" in self.name else _LOCAL_READS
+        return _READS_AHEAD
 
     def read_block(self, index: int) -> RawBlock:
         """Read one block; what cannot be read becomes its findings."""
