@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster
 
 from softmix_dist.data.dataset import ArrayDataset
 from softmix_dist.engine.cluster import ClusterEngine
+from softmix_dist.engine.plan import count_shards
 from softmix_dist.kernels import prepare, score
 from softmix_dist.model import Frame, Mixture
 from softmix_dist.sums import add
@@ -105,15 +106,14 @@ def main() -> None:
         wide = problem(8, 64, 4096)
         large = partial(timed, mixtures=(mixture(64, 4096),) * 12)
         measure(client, wide, large, 8, 8)
-        # 4. Projection: arithmetic and reading shared by the workers, two shards a thread and a
-        #    merge for each eight, all handled by one scheduler.
+        # 4. Projection: arithmetic shared by the workers, tasks handled by one scheduler.
         block = problem(1, 65_536, 32)
         raw = prepare(block.read_block(0), Frame(np.zeros(32), np.ones(32)), 8)
         row = min(timed(raw, (mixture(8, 32),)).seconds for _ in range(20)) / 65_536
         print(f"kernel: {1e9 * row:.0f} ns a row; pass over p = 1e9, L = 32, K = 8, in memory:")
         for workers in (64, 256, 1000):
             arithmetic = 1e9 * row / workers
-            overhead = few + per_task * max(0, 2 * workers - 8)
+            overhead = few + per_task * max(0, count_shards(10**9, workers) - 8)
             print(
                 f"{workers:>6} workers of 1 thread: arithmetic {arithmetic:.2f} s, overhead "
                 f"{overhead:.2f} s ({overhead / (arithmetic + overhead):.0%} of the pass)"
