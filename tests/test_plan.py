@@ -55,15 +55,15 @@ def test_a_worker_without_room_for_its_blocks_is_refused_with_the_numbers():
     # Two blocks as stored, two as prepared, in each of four threads.
     enough, short = Worker(4, 300 * MB), Worker(4, 280 * MB)
     assert plan_of(8, [enough]).task_bytes == 64 * MB
-    with pytest.raises(InputError, match="works in 64 MB.*4 of them and 280 MB of memory"):
+    with pytest.raises(InputError, match="works in 61.04 MiB.*4 of them and 267.03 MiB of memory"):
         plan_of(8, [enough, short])
 
 
 def test_a_plan_is_one_line():
     told = str(plan_of(360, [Worker(1, 1000 * MB)] * 2))
     assert told == (
-        "2 workers, 2 threads, 2 GB of memory; 5.76 GB in 360 blocks, streamed: read again by "
-        "every pass; 4 shards, 6 tasks a pass, 64 MB a thread"
+        "2 workers, 2 threads, 1.86 GiB of memory; 5.36 GiB in 360 blocks, streamed: read again "
+        "by every pass; 4 shards, 6 tasks a pass, 61.04 MiB a thread"
     )
 
 

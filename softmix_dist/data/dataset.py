@@ -122,11 +122,9 @@ class _Blocks:
         """Number of blocks, ceil(n_candidates / block_rows)."""
         return -(-self.n_candidates // self.block_rows)
 
-    def _block_bytes(self, n_features: int, features: Any, counts: Any, log_base: Any) -> int:
-        row = n_features * np.dtype(features.dtype).itemsize
-        row += 0 if log_base is None else np.dtype(log_base.dtype).itemsize
-        stored = getattr(counts, "nbytes", 0) / self.n_candidates
-        return int(min(self.block_rows, self.n_candidates) * (row + stored))
+    def _block_bytes(self, *arrays: Any) -> int:
+        stored = sum(array.nbytes for array in arrays if array is not None)
+        return -(-stored * min(self.block_rows, self.n_candidates) // self.n_candidates)
 
     def _rows(self, index: int) -> slice:
         start = index * self.block_rows
@@ -166,7 +164,7 @@ class ZarrDataset(_Blocks):
     def block_bytes(self) -> int:
         """Bytes of a block as it is stored, when it was read."""
         arrays = (self._arrays.get(name) for name in ("features", "counts", "log_base"))
-        return self._block_bytes(self.n_features, *arrays)
+        return self._block_bytes(*arrays)
 
     @property
     def reads_ahead(self) -> int:
@@ -424,7 +422,7 @@ class ArrayDataset(_Blocks):
     @property
     def block_bytes(self) -> int:
         """Bytes of a block, when it was copied or computed."""
-        return self._block_bytes(self.n_features, self.features, self.counts, self.log_base)
+        return self._block_bytes(self.features, self.counts, self.log_base)
 
     @property
     def reads_ahead(self) -> int:

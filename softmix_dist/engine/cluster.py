@@ -140,16 +140,12 @@ class ClusterEngine:
         name = f"{self._name}-{next(self._pass)}"
         # 1. Parameters are a node of their own: of any size, sent once, made again if lost.
         parameters = f"softmix-parameters-{name}"
-        graph: dict[_Key, Any] = {parameters: (_Held(kernel),)}
+        graph: dict[_Key, Any] = {parameters: kernel}
         # 2. A task a shard.
         keys: list[_Key] = []
         for i, shard in enumerate(shards):
             keys.append((f"softmix-score-{name}", i))
-            if isinstance(shard, Future):
-                graph[shard.key] = shard
-                graph[keys[-1]] = (reduce_shard, parameters, shard.key)
-            else:
-                graph[keys[-1]] = (_reduce_held, parameters, _Held(shard))
+            graph[keys[-1]] = (reduce_shard, parameters, shard)
         # 3. A tree of merges, down to one.
         level = 0
         while len(keys) > 1:
@@ -167,7 +163,7 @@ class ClusterEngine:
         graph: dict[_Key, Any] = {}
         for i, shard in enumerate(self._split(source, task)):
             keys.append((name, i))
-            graph[keys[-1]] = (_load_held, _Held(shard))
+            graph[keys[-1]] = (load, shard)
         graph[f"{name}-all"] = (_joined, *keys)
         return [answer for _, answer in self._compute(graph, f"{name}-all")]
 
@@ -181,24 +177,6 @@ class ClusterEngine:
     def close(self) -> None:
         """Release the data; the client stays open."""
         self._kept, self._streamed = [], None
-
-
-class _Held:
-    """A value that Dask does not look into: arrays inside would be computed whole."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __call__(self) -> Any:
-        return self.value
-
-
-def _reduce_held(kernel: Kernel, shard: _Held) -> list[Node]:
-    return reduce_shard(kernel, shard.value)
-
-
-def _load_held(shard: _Held) -> list[tuple[int, Any]]:
-    return load(shard.value)
 
 
 def _merge(*parts: list[Node]) -> list[Node]:

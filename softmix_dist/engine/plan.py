@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dask.utils import format_bytes
+
 from softmix_dist.engine.shards import Source
 from softmix_dist.errors import InputError
 
@@ -54,7 +56,7 @@ class Plan:
     keep : bool
         Whether they stay in memory; else every pass reads them again.
     n_shards, n_tasks : int
-        Of one pass; tasks are shards, merges and the parameters.
+        Of one pass; tasks on a cluster are shards, merges and the parameters.
     memory : int or None
         Of all workers, bytes; None where one of them has no limit.
     task_bytes : int
@@ -72,13 +74,15 @@ class Plan:
     task_bytes: int
 
     def __str__(self) -> str:
-        limit = "without a limit" if self.memory is None else f"{_size(self.memory)} of memory"
+        limit = (
+            "without a limit" if self.memory is None else f"{format_bytes(self.memory)} of memory"
+        )
         held = "kept in memory" if self.keep else "streamed: read again by every pass"
         return (
             f"{_number(self.n_workers, 'worker')}, {_number(self.n_threads, 'thread')}, {limit}; "
-            f"{_size(self.nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
+            f"{format_bytes(self.nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
             f"{_number(self.n_shards, 'shard')}, {_number(self.n_tasks, 'task')} a pass, "
-            f"{_size(self.task_bytes)} a thread"
+            f"{format_bytes(self.task_bytes)} a thread"
         )
 
 
@@ -151,11 +155,14 @@ def _check_room(worker: Worker, source: Source, task_bytes: int) -> None:
     needed = worker.n_threads * task_bytes
     if not worker.memory or worker.used + needed <= _FULL * worker.memory:
         return
+    works, block, has, used = map(
+        format_bytes, (task_bytes, source.block_bytes, worker.memory, worker.used)
+    )
     raise InputError(
-        f"not even one block a thread fits: a thread works in {_size(task_bytes)} (blocks of "
-        f"{_size(source.block_bytes)} as stored), a worker has {worker.n_threads} of them and "
-        f"{_size(worker.memory)} of memory, of which {_size(worker.used)} are in use; give "
-        "workers more memory or fewer threads, or write the data with a smaller block_rows"
+        f"not even one block a thread fits: a thread works in {works} (blocks of {block} as "
+        f"stored), a worker has {worker.n_threads} of them and {has} of memory, of which {used} "
+        "are in use; give workers more memory or fewer threads, or write the data with a smaller "
+        "block_rows"
     )
 
 
@@ -169,13 +176,6 @@ def _fits(workers: Sequence[Worker], nbytes: int, n_shards: int, task_bytes: int
             if share > min(_KEPT * worker.memory, calm):
                 return False
     return True
-
-
-def _size(nbytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if nbytes >= size:
-            return f"{nbytes / size:.3g} {unit}"
-    return f"{nbytes / 1e3:.3g} kB"
 
 
 def _number(n: int, what: str) -> str:
