@@ -46,5 +46,9 @@ class WarmStartWarning(SoftmixWarning):
     """A start could not be computed as asked and was replaced or dropped."""
 
 
+class CheckpointWarning(SoftmixWarning):
+    """A checkpoint is damaged in part, or was written where bits may differ."""
+
+
 class StandardErrorWarning(SoftmixWarning):
     """There are no standard errors, for the information is singular, or they are in doubt."""

@@ -16,6 +16,7 @@ from softmix_dist import __version__, summary
 from softmix_dist.choices import ChoiceModel
 from softmix_dist.data.dataset import as_dataset
 from softmix_dist.data.models import read_model, write_model
+from softmix_dist.data.place import place_at
 from softmix_dist.demand import DemandModel
 from softmix_dist.engine import blas_kernel, engine_for
 from softmix_dist.errors import InputError
@@ -172,6 +173,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         client: Client | None = None,
         n_threads: int | None = None,
         progress: Progress | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
     ) -> SoftmaxMixture:
         """Fit the mixture.
 
@@ -190,6 +192,10 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             Threads when there is no client; default: the CPUs that this process may use.
         progress : callable, optional
             Called with a dict after each pass.
+        checkpoint : path, optional
+            Folder where the answer of each pass is kept. A fit of the same data and settings
+            goes on from there, after an interrupt or a crash, and ends with the same bits. It
+            stays there at the end.
 
         Returns
         -------
@@ -199,7 +205,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         Raises
         ------
         InputError, StoreError
-            If the data or the parameters cannot be used; lists every problem.
+            If the data, the parameters or the checkpoint cannot be used; lists every problem.
         NumericalError
             If no start has a finite likelihood.
         ClusterError
@@ -208,7 +214,9 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         dataset = as_dataset(data, counts, log_base, feature_names)
         engine = engine_for(client, n_threads)
         try:
-            self.result_ = fit(dataset, Settings(**self._plain_params()), engine, progress)
+            settings = Settings(**self._plain_params())
+            place = None if checkpoint is None else place_at(checkpoint)
+            self.result_ = fit(dataset, settings, engine, progress, place)
         finally:
             engine.close()
         self._dataset = dataset

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array
+from softmix_dist.checkpoint import Journal, Journalled, drawn_seed, open_journal
 from softmix_dist.covariance import check_samples, estimate_covariance
 from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (
     CondensedComponentWarning,
@@ -27,6 +29,7 @@ from softmix_dist.errors import (
     NumericalError,
     SoftmixWarning,
     StandardErrorWarning,
+    StoreError,
     WarmStartWarning,
 )
 from softmix_dist.gap import Gap, estimate_gap
@@ -47,7 +50,7 @@ from softmix_dist.solve.starts import (
 )
 from softmix_dist.sums import DesignSums
 from softmix_dist.survey import survey
-from softmix_dist.warm import Warmer, WarmStarts
+from softmix_dist.warm import Warmer, WarmStarts, at_once
 
 logger = logging.getLogger("softmix_dist")
 
@@ -55,7 +58,11 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def fit(
-    dataset: Dataset, settings: Settings, engine: Engine, progress: Progress | None = None
+    dataset: Dataset,
+    settings: Settings,
+    engine: Engine,
+    progress: Progress | None = None,
+    checkpoint: Place | None = None,
 ) -> FitResult:
     """Fit a softmax mixture.
 
@@ -67,6 +74,9 @@ def fit(
         The result has the same bits on every one.
     progress : callable, optional
         Called with a dict after each pass: what the log line says.
+    checkpoint : Place, optional
+        Where the answer of each pass is kept; a fit of the same data and settings goes on from
+        there, to the same bits. It is left there at the end.
 
     Returns
     -------
@@ -75,7 +85,7 @@ def fit(
     Raises
     ------
     InputError, StoreError
-        If the data or the settings cannot be used; lists every problem.
+        If the data, the settings or the checkpoint cannot be used; lists every problem.
     NumericalError
         If no start has a finite likelihood.
 
@@ -87,35 +97,47 @@ def fit(
         If a component sits on hardly any candidates.
     StandardErrorWarning
         If there are no standard errors, or they rest on too few samples.
+    CheckpointWarning
+        If the checkpoint is damaged in part, or was written where bits may differ.
     """
     settings.check()
     with single_blas_thread():
-        return _Fit(dataset, settings, engine, progress or (lambda row: None)).run()
+        journal = None if checkpoint is None else open_journal(checkpoint, dataset, settings)
+        return _Fit(dataset, settings, engine, progress or (lambda row: None), journal).run()
 
 
 class _Fit:
     """One fit: fixed data in ``__init__``, changing runs in `run`."""
 
-    def __init__(self, dataset: Dataset, settings: Settings, engine: Engine, progress: Progress):
+    def __init__(
+        self, dataset: Dataset, settings: Settings, engine: Engine, progress: Progress,
+        journal: Journal | None,
+    ):  # fmt: skip
         self.settings = settings
-        self.engine = engine
+        self.journal = journal
+        self.engine = engine if journal is None else Journalled(engine, journal)
         self.progress = progress
         self.began = time.perf_counter()
         self.n_passes = 0
         self.n_before = 0
         self.warnings: list[str] = []
         self.dataset = dataset
-        seed = settings.random_state
-        self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
+        self.seed = drawn_seed(settings.random_state) if journal is None else journal.seed
         self.sample: Sample | None = None
         self.kurtosis: list[float] | None = None
 
     def run(self) -> FitResult:
         check_samples(self.dataset, self.settings)
+        if self.journal is not None and self.journal.n_known:
+            self._event("resume", checkpoint=self.journal.place.name, known=self.journal.n_known)
         # 1. Survey: check, load, whiten.
-        self.design, self.coordinates = survey(
-            self.dataset, self.engine, self.settings.n_components, self._surveyed
-        )
+        try:
+            self.design, self.coordinates = survey(
+                self.dataset, self.engine, self.settings.n_components, self._surveyed
+            )
+        except (InputError, StoreError):
+            self._forget()
+            raise
         if self.settings.n_components > self.design.n_observed:
             raise InputError(
                 f"n_components: {self.settings.n_components} components, but only "
@@ -134,6 +156,7 @@ class _Fit:
         # 3. The best of them.
         best = race.leader
         if best is None or best.state is None:
+            self._forget()
             raise NumericalError(
                 "no start has a finite likelihood; atoms may be far outside the radius "
                 f"{self.coordinates.radius:.2g} in standard coordinates, or features have "
@@ -178,6 +201,11 @@ class _Fit:
             self._warn(StandardErrorWarning, inference.doubt)
         return inference
 
+    def _forget(self) -> None:
+        """Delete what would be refused again after the data, or the settings, were mended."""
+        if self.journal is not None:
+            self.journal.forget()
+
     def _passes_left(self) -> bool:
         return self.stepper.n_passes < self.settings.max_passes + self.n_before
 
@@ -193,7 +221,10 @@ class _Fit:
             # EM as published: from the start to the end on the data.
             found = [given] if given else self._random_starts()
         else:
-            warmer = Warmer(self.engine, settings, self.design, self.coordinates, self.seed)
+            remember = at_once if self.journal is None else self.journal.recall
+            warmer = Warmer(
+                self.engine, settings, self.design, self.coordinates, self.seed, remember
+            )
             warm = warmer.run(given)
             self.n_passes += warm.n_passes
             self.sample = warm.sample

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmix_dist.blocks import Array
+from softmix_dist.checkpoint import drawn_seed
 from softmix_dist.data.dataset import as_dataset
 from softmix_dist.engine import Engine, engine_for, single_blas_thread
 from softmix_dist.errors import InputError, NumericalError
@@ -211,8 +212,7 @@ class _Path:
         # The sketch of the largest K serves them all.
         self.settings = settings
         self.largest = settings[-1]
-        seed = self.largest.random_state
-        self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else int(seed)
+        self.seed = drawn_seed(self.largest.random_state)
         self.began = time.perf_counter()
 
     def run(self) -> Selection:

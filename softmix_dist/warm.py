@@ -7,7 +7,7 @@ small problem of the same kind; starts are computed, polished and compared there
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -80,12 +80,20 @@ class WarmStarts:
     kurtosis: Array
 
 
+Remember = Callable[[str, Callable[[], Any]], Any]
+
+
+def at_once(name: str, compute: Callable[[], Any]) -> Any:
+    """Compute without remembering: where there is no checkpoint."""
+    return compute()
+
+
 class Warmer:
     """Computes the starts of one fit."""
 
     def __init__(
         self, engine: Engine, settings: Settings, design: DesignSums, coordinates: Coordinates,
-        seed: int,
+        seed: int, remember: Remember = at_once,
     ):  # fmt: skip
         self.engine = engine
         self.settings = settings
@@ -94,6 +102,7 @@ class Warmer:
         self.sampling = sampling(settings, design, coordinates, seed)
         self.rng = np.random.default_rng((seed, 1))
         self.n_passes = 0
+        self._remember = remember
 
     def run(self, given: Start | None = None) -> WarmStarts:
         """Pass over the data, then compute the starts by the method asked for.
@@ -153,11 +162,13 @@ class Warmer:
             block = sample.blocks[np.dtype(np.float64)]
             projected = project(block, coordinates=sample.coordinates)
         # 3. Starts.
+        estimates = self._estimates(method, sample, second, subspace, values, projected)
+        return self._remembered("proposed starts", lambda: self._timed(estimates))
+
+    def _timed(self, estimates: Iterator[tuple[str, Point, tuple[str, ...]]]) -> list[Start]:
         found = []
         began = time.perf_counter()
-        for name, point, notes in self._estimates(
-            method, sample, second, subspace, values, projected
-        ):
+        for name, point, notes in estimates:
             now = time.perf_counter()
             found.append(self._start(name, point, notes, self.n_passes, now - began))
             began = now
@@ -168,8 +179,7 @@ class Warmer:
     ) -> WarmStarts:
         """Polish the best, and choose those that go on to the whole data."""
         found.sort(key=lambda start: -start.objective)
-        if not self._plain(found, sample):
-            found = self._escaped(self._settled(found, sample), sample)
+        found = self._remembered("polished starts", lambda: self._refined(found, sample))
         _choose(found, sample)
         found.sort(key=lambda start: (not start.chosen, -start.objective))
         for start in found:
@@ -257,6 +267,9 @@ class Warmer:
 
     def judge(self, sample: Sample, found: list[Start]) -> list[Start]:
         """Compare and combine the starts on the second sketch."""
+        return self._remembered("judged starts", lambda: self._judged(sample, found))
+
+    def _judged(self, sample: Sample, found: list[Start]) -> list[Start]:
         shift = self.coordinates.log_candidates
         mixtures = [Mixture(s.mixture.offsets + shift, s.mixture.atoms) for s in found]
         points = climb(sample, mixtures, _SHORT)
@@ -274,6 +287,18 @@ class Warmer:
                 seconds = time.perf_counter() - began
                 again.append(self._start("search", best, (), again[0].passes, seconds))
         return again
+
+    def _refined(self, found: list[Start], sample: Sample) -> list[Start]:
+        if self._plain(found, sample):
+            return found
+        return self._escaped(self._settled(found, sample), sample)
+
+    def _remembered(self, name: str, compute: Callable[[], list[Start]]) -> list[Start]:
+        """Remember starts that take long; the generator goes on from where it was then."""
+        found: list[Start]
+        found, state = self._remember(name, lambda: (compute(), self.rng.bit_generator.state))
+        self.rng.bit_generator.state = state
+        return found
 
     def _plain(self, found: list[Start], sample: Sample) -> bool:
         """Whether a part of the data shows one optimum only, of which the draws tell enough.

@@ -27,12 +27,12 @@ _EXIT_CODES: tuple[tuple[type[SoftmixError], int], ...] = (
 )
 
 
-class _Interrupted(BaseException):
+class Interrupted(BaseException):
     """SIGTERM arrived; not an Exception, so that nothing takes it for an error."""
 
 
 def _terminate(signum: int, frame: object) -> None:
-    raise _Interrupted
+    raise Interrupted
 
 
 class Commands(click.Group):
@@ -50,7 +50,7 @@ class Commands(click.Group):
             except SoftmixError as error:
                 click.echo(f"error: {error}", err=True)
                 ctx.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
-            except (KeyboardInterrupt, _Interrupted):
+            except (KeyboardInterrupt, Interrupted):
                 click.echo("interrupted; run the same command again", err=True)
                 ctx.exit(RETRY)
             finally:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from softmix_dist.cli.cluster import cluster_options, connected
-from softmix_dist.errors import InputError
+from softmix_dist.cli.exits import Interrupted
+from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
@@ -110,6 +113,14 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
     help="auto turns from single to double where single can no longer tell.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all random numbers.")
+@click.option(
+    "--checkpoint",
+    type=str,
+    metavar="DIR",
+    help="Where the passes are kept until the model is written, so that the same command goes on "
+    "after an interrupt; default: MODEL.checkpoint, beside the output.",
+)
+@click.option("--no-checkpoint", is_flag=True, help="Keep no passes.")
 @cluster_options
 @click.option(
     "--plan", "only_plan", is_flag=True, help="Say how the passes would be made; do not fit."
@@ -132,6 +143,8 @@ def fit(
     max_passes: int,
     precision: str,
     seed: int,
+    checkpoint: str | None,
+    no_checkpoint: bool,
     scheduler: str,
     workers: int | None,
     memory_limit: str,
@@ -141,13 +154,20 @@ def fit(
     quiet: bool,
 ) -> None:
     """Fit a mixture to the data set DATA."""
+    from softmix_dist.checkpoint import remove_checkpoint
     from softmix_dist.data.dataset import open_dataset
     from softmix_dist.data.models import MARK
+    from softmix_dist.data.place import place_at
     from softmix_dist.data.store import check_target
     from softmix_dist.estimator import SoftmaxMixture
 
+    if checkpoint is not None and no_checkpoint:
+        raise click.UsageError("--checkpoint and --no-checkpoint exclude each other")
+    kept = checkpoint
     if output is not None:
         check_target(output, MARK, overwrite)
+        if kept is None and not no_checkpoint:
+            kept = f"{output.rstrip('/')}.checkpoint"
     dataset = open_dataset(data)
     if only_plan:
         with connected(scheduler, workers, memory_limit) as client:
@@ -174,12 +194,35 @@ def fit(
         standard_errors=standard_errors,
     )
     mode = "quiet" if quiet else "json" if log_json else "auto"
-    with ProgressLines(mode) as progress, connected(scheduler, workers, memory_limit) as client:
-        model.fit(dataset, client=client, n_threads=None if client else workers, progress=progress)
+    with (
+        _kept_passes(kept),
+        ProgressLines(mode) as progress,
+        connected(scheduler, workers, memory_limit) as client,
+    ):
+        model.fit(
+            dataset,
+            client=client,
+            n_threads=None if client else workers,
+            progress=progress,
+            checkpoint=kept,
+        )
     if output is not None:
         model.save(output, overwrite)
         click.echo(f"model written to {output}", err=True)
+        if kept is not None:
+            remove_checkpoint(place_at(kept))
     click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
+
+
+@contextmanager
+def _kept_passes(checkpoint: str | None) -> Iterator[None]:
+    """Say where they are, when a fit ends before its time."""
+    try:
+        yield
+    except (ClusterError, KeyboardInterrupt, Interrupted):
+        if checkpoint is not None:
+            click.echo(f"the passes that were made are kept in {checkpoint}", err=True)
+        raise
 
 
 def _print_plan(dataset: Dataset, client: Any, n_threads: int | None, as_json: bool) -> None:

@@ -98,7 +98,7 @@ class ClusterEngine:
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
         plan = self.plan(source, nbytes)
-        self.bytes_read = 0 if plan.keep else nbytes
+        self.bytes_read = plan.bytes_read
         self._kept = []
         if plan.keep:
             name = f"softmix-load-{self._name}-{next(self._pass)}"

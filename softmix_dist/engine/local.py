@@ -86,7 +86,7 @@ class LocalEngine:
         """Take the data for the passes to come; return how they are held, in words."""
         plan = self.plan(source, nbytes)
         shards = split(source, plan.n_shards, prepare)
-        self.bytes_read = 0 if plan.keep else nbytes
+        self.bytes_read = plan.bytes_read
         self._shards = list(self._pool.map(load, shards)) if plan.keep else shards
         return str(plan)
 

@@ -73,6 +73,11 @@ class Plan:
     memory: int | None
     task_bytes: int
 
+    @property
+    def bytes_read(self) -> int:
+        """By every pass, as blocks are held; 0 where they stay in memory."""
+        return 0 if self.keep else self.nbytes
+
     def __str__(self) -> str:
         limit = (
             "without a limit" if self.memory is None else f"{format_bytes(self.memory)} of memory"

@@ -103,6 +103,23 @@ def random_starts(
     return starts
 
 
+def given_arrays(init: object) -> tuple[Array, ...]:
+    """Arrays of a start that the user gave: weights and atoms, or atoms alone.
+
+    Raises
+    ------
+    InputError
+        If they are not numbers.
+    """
+    parts = init if isinstance(init, tuple) and len(init) == 2 else (init,)
+    try:
+        return tuple(np.asarray(part, dtype=np.float64) for part in parts)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"init: expected atoms, or (weights, atoms), as numbers: {error}"
+        ) from error
+
+
 def explicit_start(
     init: object, n_components: int, n_features: int, coordinates: Coordinates
 ) -> tuple[Array, Array]:
@@ -126,16 +143,8 @@ def explicit_start(
     InputError
         If the shapes do not fit or the weights are not on the simplex.
     """
-    try:
-        if isinstance(init, tuple) and len(init) == 2:
-            weights, atoms = (np.asarray(part, dtype=np.float64) for part in init)
-        else:
-            atoms = np.asarray(init, dtype=np.float64)
-            weights = np.full(n_components, 1 / n_components)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"init: expected atoms, or (weights, atoms), as numbers: {error}"
-        ) from error
+    *given, atoms = given_arrays(init)
+    weights = given[0] if given else np.full(n_components, 1 / n_components)
     if atoms.shape != (n_components, n_features):
         raise InputError(
             f"init: expected atoms of shape ({n_components}, {n_features}), found {atoms.shape}"
