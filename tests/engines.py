@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client, LocalCluster
@@ -32,6 +37,33 @@ def cluster_of(n_workers: int, processes: bool = False, **options: Any) -> Itera
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def processes(folder: Path, n_workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A cluster none of whose processes is this one: its address, and its scheduler."""
+    folder.mkdir(exist_ok=True)
+    found = folder / "scheduler.json"
+    options = ["--no-dashboard", "--scheduler-file", str(found)]
+    where = ["--host", "127.0.0.1", "--port", "0"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(program: str, *more: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *options, *more]
+        with (folder / f"{len(started)}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
+
+    try:
+        start("scheduler", *where)
+        while not found.exists():
+            time.sleep(0.05)
+        for _ in range(n_workers):
+            start("worker", "--no-nanny", "--nthreads", "1", "--memory-limit", "1GB")
+        yield json.loads(found.read_text())["address"], started[0]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @contextmanager

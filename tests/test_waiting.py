@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 from dask import config
 from distributed import Client
-from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster
+from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
 
 from softmix_dist.engine import engine_for
@@ -35,24 +32,6 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_fit(dataset, streamed):
         with pytest.raises(ClusterError, match="no running worker for 3 seconds"):
             fit_on(engine, dataset) if streamed else engine.reduce(len)
         assert time.monotonic() - began < 30
-
-
-def test_a_killed_worker_changes_nothing(dataset):
-    with cluster_of(2, processes=True, memory_limit="1GB") as client:
-        pids = list(client.run(os.getpid).values())
-        killed = []
-
-        def kill(row):
-            if row["phase"] == "pass" and not killed:
-                os.kill(pids[0], signal.SIGKILL)
-                killed.append(row["pass"])
-
-        settings = Settings(3, n_init=3, tol=1e-3, sketch_rows=400)
-        with on_cluster(client) as engine:
-            found = signature(fit(dataset, settings, engine, kill))
-            assert killed
-        with on_cluster(client) as engine:
-            assert signature(fit(dataset, settings, engine)) == found
 
 
 def slow(block):
@@ -78,38 +57,22 @@ def test_an_interrupted_pass_is_cancelled(dataset):
 
 
 def test_a_lost_scheduler_ends_the_fit(dataset, tmp_path):
-    # Its own process, and its worker one, so that it can be killed.
-    found = tmp_path / "scheduler.json"
-    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
-    options = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(found)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen([*dask, *options], **quiet)
-    started = [scheduler]
-    try:
-        while not found.exists():
-            time.sleep(0.05)
-        worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard"]
-        options = ["--no-nanny", "--nthreads", "1", "--scheduler-file", str(found)]
-        started.append(subprocess.Popen([*worker, *options], **quiet))
-        with (
-            config.set({"distributed.comm.timeouts.connect": "2s"}),
-            Client(scheduler_file=str(found), set_as_default=False, timeout="20s") as client,
-        ):
-            client.wait_for_workers(1, timeout=30)
-            with on_cluster(client) as engine:
+    with (
+        processes(tmp_path, 1) as (address, scheduler),
+        config.set({"distributed.comm.timeouts.connect": "2s"}),
+        Client(address, set_as_default=False, timeout="20s") as client,
+    ):
+        client.wait_for_workers(1, timeout=30)
+        with on_cluster(client) as engine:
 
-                def kill(row):
-                    if row["phase"] == "pass":
-                        scheduler.kill()
+            def kill(row):
+                if row["phase"] == "pass":
+                    scheduler.kill()
 
-                began = time.monotonic()
-                with pytest.raises(ClusterError):
-                    fit(dataset, Settings(3, n_init=3, sketch_rows=400), engine, kill)
-                assert time.monotonic() - began < 60
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+            began = time.monotonic()
+            with pytest.raises(ClusterError):
+                fit(dataset, Settings(3, n_init=3, sketch_rows=400), engine, kill)
+            assert time.monotonic() - began < 60
 
 
 def test_a_fit_in_a_running_event_loop_as_in_a_notebook(dataset):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -103,22 +103,12 @@ class ClusterEngine:
         if plan.keep:
             name = f"softmix-load-{self._name}-{next(self._pass)}"
             shards = split(source, plan.n_shards, prepare)
-            addresses = list(self._workers())
-            with cluster_errors():
-                self._kept = [
-                    self._submit(shard, (name, i), addresses[i % len(addresses)])
-                    for i, shard in enumerate(shards)
-                ]
+            # One graph, which goes round the workers; and no hint where a shard should go: one
+            # for a worker that died while there was no other is waited for, for ever, by Dask.
+            graph = {(name, i): (load, shard) for i, shard in enumerate(shards)}
+            self._kept = self._submit(graph, list(graph))
         self._streamed = None if plan.keep else lambda: self._split(source, prepare)
         return str(plan)
-
-    def _submit(self, shard: Shard, key: _Key, worker: str) -> Future:
-        with warnings.catch_warnings():
-            # Arrays in memory travel inside their tasks, so that they can be recomputed.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            return self.client.submit(
-                load, shard, key=key, workers=worker, allow_other_workers=True
-            )
 
     def _split(self, source: Source, prepare: Callable[[RawBlock], Any]) -> list[Shard]:
         """Shards for the threads that there are now: workers come and go."""
@@ -168,11 +158,14 @@ class ClusterEngine:
         return [answer for _, answer in self._compute(graph, f"{name}-all")]
 
     def _compute(self, graph: dict[_Key, Any], key: _Key) -> Any:
-        with cluster_errors(), warnings.catch_warnings():
-            # Arrays in memory that are not kept on the workers travel with each pass.
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            future = self.client.get(graph, key, sync=False)
+        future = self._submit(graph, key)
         return result_of(self.client, future, self.settings.stall_timeout)
+
+    def _submit(self, graph: Mapping[Any, Any], keys: Any) -> Any:
+        with cluster_errors(), warnings.catch_warnings():
+            # Arrays in memory travel inside their tasks, so that they can be recomputed.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            return self.client.get(graph, keys, sync=False)
 
     def close(self) -> None:
         """Release the data; the client stays open."""

@@ -82,6 +82,7 @@ def cluster_errors() -> Iterator[None]:
             "out of memory: look at their logs, give them more memory or fewer threads"
         ) from error
     except (NoValidWorkerError, CancelledError, CommClosedError, TimeoutError) as error:
+        told = " ".join(str(error).split())
         raise ClusterError(
-            f"the cluster lost the computation ({type(error).__name__}: {error}); {_REMEDY}"
+            f"the cluster lost the computation ({type(error).__name__}: {told}); {_REMEDY}"
         ) from error

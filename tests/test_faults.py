@@ -1,0 +1,264 @@
+"""Faults: workers that die in any phase, or join; a driver and a scheduler that are killed.
+
+Each fit ends with the same bits, or with the stated exit code and a checkpoint from which it
+goes on; and within a hard limit of time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import COMMAND, softmix
+from distributed import Client, get_worker
+from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
+from problems import signature
+
+from softmix_dist import SoftmaxMixture, sums
+from softmix_dist.errors import ClusterError
+from softmix_dist.fit import Settings, fit
+
+LIMIT = 120
+
+
+@pytest.fixture(autouse=True)
+def hard_timeout() -> Iterator[None]:
+    def late(*_: Any) -> None:
+        raise AssertionError(f"not done after {LIMIT} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(LIMIT)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def dataset(medium):
+    return medium.dataset(BLOCK_ROWS)
+
+
+@pytest.fixture(scope="module")
+def expected(dataset):
+    with local(1) as engine:
+        return signature(fit_on(engine, dataset))
+
+
+@pytest.fixture
+def three() -> Iterator[Client]:
+    with cluster_of(3, processes=True, memory_limit="1GB") as client:
+        yield client
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Kills worker processes from inside a task, once: where its token still lies."""
+
+    token: Path
+    pids: tuple[int, ...]
+
+    def strike(self) -> None:
+        try:
+            self.token.unlink()
+        except FileNotFoundError:
+            return
+        # The own process last.
+        for pid in sorted(self.pids, key=lambda pid: pid == os.getpid()):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(60)
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A sum whose addition strikes."""
+
+    value: Any
+    blow: Blow
+
+    def __add__(self, other: Fragile) -> Fragile:
+        self.blow.strike()
+        return Fragile(sums.add(self.value, other.value), self.blow)
+
+
+def struck(block: Any, take: Any, blow: Blow) -> Any:
+    if block.start >= 2000:
+        blow.strike()
+    return take(block)
+
+
+def struck_later(block: Any, kernel: Any, blow: Blow) -> Fragile:
+    return Fragile(kernel(block), blow)
+
+
+class Struck:
+    """An engine that is struck in one phase: as it loads, or in its fourth pass."""
+
+    def __init__(self, engine: Any, blow: Blow, phase: str):
+        self.engine, self.blow, self.phase = engine, blow, phase
+        self.plan, self.n_passes, self.bytes_read = engine.plan, 0, 0
+
+    def load(self, source: Any, prepare: Any, nbytes: int) -> str:
+        if self.phase == "load":
+            prepare = partial(struck, take=prepare, blow=self.blow)
+        return self.engine.load(source, prepare, nbytes)
+
+    def reduce(self, kernel: Any) -> Any:
+        self.n_passes += 1
+        if self.phase == "load" or self.n_passes != 4:
+            return self.engine.reduce(kernel)
+        if self.phase == "score":
+            return self.engine.reduce(partial(struck, take=kernel, blow=self.blow))
+        return self.engine.reduce(partial(struck_later, kernel=kernel, blow=self.blow)).value
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("phase", ["load", "score", "merge"])
+@pytest.mark.parametrize("n_killed", [1, 3])
+def test_workers_killed_in_any_phase(dataset, expected, three, tmp_path, n_killed, phase, streamed):
+    pids = list(three.run(os.getpid).values())
+    blow = Blow(tmp_path / "token", tuple(pids if n_killed == 3 else []))
+    blow.token.write_text("")
+    with on_cluster(three, streamed, blocks_per_shard=2) as engine:
+        if n_killed == 1:
+            found = fit_on(Struck(engine, OwnBlow(blow.token), phase), dataset)
+        else:
+            found = fit_on(Struck(engine, blow, phase), dataset)
+    assert not blow.token.exists()
+    assert signature(found) == expected
+    assert len(set(pids) - set(three.run(os.getpid).values())) == n_killed
+
+
+class OwnBlow(Blow):
+    """Kills only the process that it struck in."""
+
+    def __init__(self, token: Path):
+        super().__init__(token, ())
+
+    def strike(self) -> None:
+        Blow(self.token, (os.getpid(),)).strike()
+
+
+def who(block: Any) -> Counter[str]:
+    time.sleep(0.05)
+    return Counter([get_worker().address])
+
+
+def test_a_worker_that_joins_takes_its_share(dataset, expected):
+    with cluster_of(1) as client, on_cluster(client, streamed=True) as engine:
+
+        def grow(row):
+            if row.get("pass") == 5:
+                client.cluster.scale(3)
+                client.wait_for_workers(3, timeout=60)
+
+        settings = Settings(3, n_init=3, tol=1e-3, sketch_rows=400)
+        assert engine.n_threads == 1
+        assert signature(fit(dataset, settings, engine, grow)) == expected
+        assert engine.n_threads == 3
+        assert len(engine.reduce(who)) == 3
+
+
+def broken(block):
+    raise OSError(f"disk of block {block.start // BLOCK_ROWS} is on fire")
+
+
+def deadly(block):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_always_fails_surfaces_its_cause(dataset, three):
+    with on_cluster(three) as engine:
+        fit_on(engine, dataset)
+        with pytest.raises(OSError, match="disk of block .* is on fire"):
+            engine.reduce(broken)
+        with pytest.raises(ClusterError, match="workers died one after the other"):
+            engine.reduce(deadly)
+
+
+def test_nothing_is_left_on_the_cluster(dataset, three):
+    with on_cluster(three) as engine:
+        fit_on(engine, dataset)
+    wait_until(lambda: n_tasks(three) == 0)
+    assert three.status == "running"
+
+
+def n_tasks(client: Client) -> int:
+    return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+
+def wait_until(holds: Any) -> None:
+    # Under the hard limit of each test.
+    while not holds():
+        time.sleep(0.05)
+
+
+ENDLESS = ("-k", 3, "--solver", "em-first-order", "--tol", 1e-9, "--max-passes", 120)
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    path = data.parent / "uninterrupted.zarr"
+    softmix("fit", data, *ENDLESS, "-q", "-o", path)
+    return signature(SoftmaxMixture.load(path).result_)
+
+
+@contextmanager
+def fit_until(n_passes: int, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run ``softmix fit`` as a process; enter after so many passes."""
+    quick = {**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
+    command = [*COMMAND, "fit", *arguments, "--log-json"]
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quick,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        try:
+            for line in process.stderr:
+                if line.startswith("{") and json.loads(line).get("pass", 0) >= n_passes:
+                    break
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("killed", ["driver", "driver, at once", "scheduler"])
+def test_a_fit_goes_on_after_its_driver_or_scheduler_was_killed(data, reference, tmp_path, killed):
+    path = tmp_path / "model.zarr"
+    kept = Path(f"{path}.checkpoint")
+    with processes(tmp_path / "cluster", 2) as (address, scheduler):
+        where = ("--scheduler", address, "-o", path)
+        with fit_until(30, data, *ENDLESS, *where) as process:
+            if killed == "scheduler":
+                scheduler.kill()
+            else:
+                process.send_signal(signal.SIGTERM if killed == "driver" else signal.SIGKILL)
+            _, err = process.communicate(timeout=60)
+            code = process.returncode
+        assert code == (-signal.SIGKILL if killed == "driver, at once" else 75)
+        assert not path.exists()
+        assert len(list(kept.glob("*.npz"))) >= 30
+        if killed != "driver, at once":
+            assert f"the passes that were made are kept in {kept}" in err
+            # The last word is ours; Dask's log of a lost scheduler comes before.
+            assert err.splitlines()[-1].startswith(("error: ", "interrupted"))
+        if killed != "scheduler":
+            # The cluster is clean, and the same command goes on there.
+            with Client(address, set_as_default=False) as client:
+                wait_until(lambda: n_tasks(client) == 0)
+            softmix("fit", data, *ENDLESS, *where)
+        else:
+            softmix("fit", data, *ENDLESS, *where, code=75)
+            softmix("fit", data, *ENDLESS, "-o", path)
+    assert signature(SoftmaxMixture.load(path).result_) == reference
+    assert not kept.exists()
