@@ -30,12 +30,12 @@ T = TypeVar("T")
 # say nothing. A slow link has two minutes a chunk.
 _CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "120s"}
 RETRY: dict[str, Any] = {
-    "max_retries": 8,
+    "max_retries": 12,
     "retry_timeout": timedelta(seconds=20),
     "backoff": {
         "init_backoff": timedelta(milliseconds=200),
         "max_backoff": timedelta(seconds=5),
-        "base": 2,
+        "base": 3,
     },
 }
 # How boto spells it, for the fallback through s3fs.
@@ -321,7 +321,8 @@ _REFUSED = (
 _DENIED = r"PermissionDenied|PermissionError|AccessDenied|AllAccessDisabled|403 Forbidden"
 _REGION = r"PermanentRedirect|AuthorizationHeaderMalformed|BareRedirect|IllegalLocation"
 _BUSY = r"status code: (?:5\d\d|429|408)[ \w]*|SlowDown|ServiceUnavailable"
-_SILENT = r"HTTP error|[Cc]onnection|Connect|[Tt]imed? ?out|dns error|decoding response body"
+_SLOW = r"timed out|TimedOut|Timeout(?:Error)?\b"
+_SILENT = rf"HTTP error|Connect|connection|dns error|decoding response body|{_SLOW}"
 
 
 def store_error(error: Exception, url: str) -> StoreError:
@@ -362,7 +363,8 @@ def store_error(error: Exception, url: str) -> StoreError:
             "is it up, and its address right?"
         )
     else:
-        told = text.splitlines()[0].split("<")[0][:300].strip()
+        # Not the body of the answer, which may repeat the request.
+        told = re.sub(r"(status code: [\d]+[ \w]*).*", r"\1", text.splitlines()[0])[:300]
     return kind(without_secrets(f"{url!r}: {told}"))
 
 
@@ -374,7 +376,7 @@ def _endpoint(text: str) -> str:
 def _reason(text: str) -> str:
     if "dns error" in text:
         return "no such host"
-    if re.search(r"[Tt]imed? ?out", text):
+    if re.search(_SLOW, text):
         return "timed out"
     found = re.search(r'message: "([^"]+)"', text) or re.search(r"HTTP error: ([^\n]+)", text)
     return found[1].strip() if found else text.splitlines()[0][:100]
