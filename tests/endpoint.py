@@ -37,9 +37,7 @@ def s3_server() -> Iterator[int]:
     """Start moto as a process of its own, with one bucket; yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(600):
                 try:
@@ -81,6 +79,8 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body in one packet: apart, they wait for each other's acknowledgement.
+            wbufsize = -1
 
             def log_message(self, *arguments: Any) -> None:
                 pass

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ RETRY: dict[str, Any] = {
     "max_retries": 12,
     "retry_timeout": timedelta(seconds=20),
     "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
+        "init_backoff": timedelta(milliseconds=500),
         "max_backoff": timedelta(seconds=5),
         "base": 3,
     },
@@ -59,6 +59,9 @@ _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
+# Seconds before each further try where an answer broke off, and how obstore says that it tried.
+_PAUSES = 0.2, 1.0, 3.0
+_ASKED = re.compile(r"after \d+ retries")
 # Objects deleted at a time.
 _AT_ONCE = 32
 
@@ -95,10 +98,14 @@ def open_store(url: str, read_only: bool = False) -> UrlStore:
     if not parts.netloc or not parts.path.strip("/"):
         raise StoreError(f"{url!r} lacks a bucket or a path; give {scheme}://bucket/path")
     url = url.rstrip("/")
-    with _named(url):
-        if scheme in _CREDENTIALS and find_spec("obstore"):
-            return UrlStore(_object_store(url, scheme, read_only), url)
-        return UrlStore(_fsspec_store(url, scheme, read_only), url)
+    direct = scheme in _CREDENTIALS and find_spec("obstore")
+    try:
+        return UrlStore((_object_store if direct else _fsspec_store)(url, scheme, read_only), url)
+    except SoftmixError:
+        raise
+    except Exception as error:
+        problem = store_error(error, url)
+    raise problem
 
 
 def _object_store(url: str, scheme: str, read_only: bool) -> Store:
@@ -150,15 +157,30 @@ class UrlStore(WrapperStore[Store]):
     def __repr__(self) -> str:
         return f"UrlStore({self.url!r})"
 
+    async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the store, and again where an answer broke off: obstore does so at its beginning."""
+        for pause in (*_PAUSES, None):
+            try:
+                return await question()
+            except SoftmixError:
+                raise
+            except Exception as error:
+                problem = store_error(error, self.url)
+                again = isinstance(problem, StoreUnavailableError) and not _ASKED.search(str(error))
+            if pause is None or not again:
+                break
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+        # Raised outside of the handler: see `store_error`.
+        raise problem
+
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Buffer | None:
         """Read one object."""
-        with _named(self.url):
-            return await self._store.get(key, prototype, byte_range)
+        return await self._ask(lambda: self._store.get(key, prototype, byte_range))
 
     async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
         """Read parts of objects."""
-        with _named(self.url):
-            return await self._store.get_partial_values(prototype, key_ranges)
+        ranges = tuple(key_ranges)
+        return await self._ask(lambda: self._store.get_partial_values(prototype, ranges))
 
     async def _get_many(self, requests: Any) -> AsyncIterator[tuple[str, Buffer | None]]:  # type: ignore[override]
         for request in requests:
@@ -166,54 +188,49 @@ class UrlStore(WrapperStore[Store]):
 
     async def exists(self, key: str) -> bool:
         """Whether there is such an object."""
-        with _named(self.url):
-            return await self._store.exists(key)
+        return await self._ask(lambda: self._store.exists(key))
 
     async def is_empty(self, prefix: str) -> bool:
         """Whether there is no object below a prefix."""
-        with _named(self.url):
-            return await self._store.is_empty(prefix)
+        return await self._ask(lambda: self._store.is_empty(prefix))
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write one object."""
-        with _named(self.url):
-            await self._store.set(key, value)
+        await self._ask(lambda: self._store.set(key, value))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Write one object where there is none."""
-        with _named(self.url):
-            await self._store.set_if_not_exists(key, value)
+        await self._ask(lambda: self._store.set_if_not_exists(key, value))
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         await asyncio.gather(*(self.set(*value) for value in values))
 
     async def delete(self, key: str) -> None:
         """Delete one object, where it is there."""
-        with _named(self.url):
-            await self._store.delete(key)
+        await self._ask(lambda: self._store.delete(key))
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete what is below a prefix."""
-        with _named(self.url):
-            await self._store.delete_dir(prefix)
+        await self._ask(lambda: self._store.delete_dir(prefix))
 
     async def list(self) -> AsyncIterator[str]:
         """List all keys."""
-        with _named(self.url):
-            async for key in self._store.list():
-                yield key
+        for key in await self._ask(lambda: _all(self._store.list())):
+            yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """List the keys that begin so."""
-        with _named(self.url):
-            async for key in self._store.list_prefix(prefix):
-                yield key
+        for key in await self._ask(lambda: _all(self._store.list_prefix(prefix))):
+            yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """List the names right below a prefix."""
-        with _named(self.url):
-            async for key in self._store.list_dir(prefix):
-                yield key
+        for key in await self._ask(lambda: _all(self._store.list_dir(prefix))):
+            yield key
+
+
+async def _all(keys: AsyncIterator[str]) -> list[str]:
+    return [key async for key in keys]
 
 
 def read_object(store: UrlStore, key: str) -> bytes | None:
@@ -241,7 +258,7 @@ def clear(store: UrlStore, but: str) -> None:
     """Delete all objects but one."""
 
     async def delete() -> None:
-        keys = [key async for key in store.list() if key != but]
+        keys = [key for key in await _all(store.list()) if key != but]
         for i in range(0, len(keys), _AT_ONCE):
             await asyncio.gather(*map(store.delete, keys[i : i + _AT_ONCE]))
 
@@ -280,11 +297,7 @@ class ObjectPlace:
 
     def keys(self) -> list[str]:
         """Names of the files, sorted."""
-
-        async def names() -> list[str]:
-            return [name async for name in self._store.list_dir("")]
-
-        return sorted(_wait(names()))
+        return sorted(_wait(_all(self._store.list_dir(""))))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files, where they are there."""
@@ -293,20 +306,6 @@ class ObjectPlace:
 
 
 # ------------------------------------------------------------------ what went wrong
-
-
-@contextmanager
-def _named(url: str) -> Iterator[None]:
-    """Turn what a store raises into a `StoreError` that names its URL, without its cause.
-
-    Causes repeat requests and answers, which may hold secrets, and some do not pickle.
-    """
-    try:
-        yield
-    except SoftmixError:
-        raise
-    except Exception as error:
-        raise store_error(error, url) from None
 
 
 _MISSING = r"NoSuchBucket|ContainerNotFound|[Bb]ucket does not exist"
@@ -322,11 +321,14 @@ _DENIED = r"PermissionDenied|PermissionError|AccessDenied|AllAccessDisabled|403 
 _REGION = r"PermanentRedirect|AuthorizationHeaderMalformed|BareRedirect|IllegalLocation"
 _BUSY = r"status code: (?:5\d\d|429|408)[ \w]*|SlowDown|ServiceUnavailable"
 _SLOW = r"timed out|TimedOut|Timeout(?:Error)?\b"
-_SILENT = rf"HTTP error|Connect|connection|dns error|decoding response body|{_SLOW}"
+_SILENT = rf"HTTP error|Connect|connection|dns error|body error|{_SLOW}"
 
 
 def store_error(error: Exception, url: str) -> StoreError:
     """Say in one line what a store's error means and what to do, without secrets.
+
+    To be raised without the error as cause or context: it repeats requests and answers, and may
+    not pickle.
 
     Parameters
     ----------
