@@ -38,13 +38,13 @@ RETRY: dict[str, Any] = {
         "base": 3,
     },
 }
-# How boto spells it, for the fallback through s3fs.
+# For the fallback through s3fs, which tries again by itself.
 _FSSPEC: dict[str, Any] = {
     "s3": {
         "config_kwargs": {
             "connect_timeout": 5,
             "read_timeout": 10,
-            "retries": {"max_attempts": 5, "mode": "standard"},
+            "retries": {"max_attempts": 1},
         }
     }
 }
@@ -244,11 +244,6 @@ def write_object(store: UrlStore, key: str, content: bytes) -> None:
     _wait(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
 
-def delete_object(store: UrlStore, key: str) -> None:
-    """Delete one object, where it is there."""
-    _wait(store.delete(key))
-
-
 def is_empty(store: UrlStore) -> bool:
     """Whether there is nothing at all; a bucket that is missing is an error."""
     return _wait(store.is_empty(""))
@@ -302,7 +297,7 @@ class ObjectPlace:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files, where they are there."""
         for key in keys:
-            delete_object(self._store, key)
+            _wait(self._store.delete(key))
 
 
 # ------------------------------------------------------------------ what went wrong
@@ -380,6 +375,8 @@ def _reason(text: str) -> str:
         return "no such host"
     if re.search(_SLOW, text):
         return "timed out"
+    if re.search(r"[Cc](?:ould not|annot) connect", text):
+        return "no connection"
     found = re.search(r'message: "([^"]+)"', text) or re.search(r"HTTP error: ([^\n]+)", text)
     return found[1].strip() if found else text.splitlines()[0][:100]
 

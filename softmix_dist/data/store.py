@@ -19,7 +19,6 @@ from zarr.codecs import ZstdCodec
 from softmix_dist.data.objects import (
     UrlStore,
     clear,
-    delete_object,
     is_empty,
     is_url,
     open_store,
@@ -111,8 +110,8 @@ def new_group(
     """Create a Zarr group that can be opened at ``path`` only when it is complete.
 
     Written to a sibling that is renamed at the end, and removed after an error. Below a URL it is
-    written in place, with an attribute that says so until the end, and what was there before is
-    deleted first.
+    written in place, what was there before is deleted first, and until the end the root carries
+    an attribute that says so; after an error only this root is left.
 
     Parameters
     ----------
@@ -173,10 +172,10 @@ def _in_place(url: str) -> Iterator[zarr.Group]:
         complete = True
     finally:
         if not complete:
-            # Where it cannot be deleted either, the mark stays; it may be written again.
+            # The mark stays: a worker that is not told yet may still write below it, and what
+            # it writes would else be taken for somebody's data.
             with suppress(StoreError):
                 clear(store, but=_ROOT)
-                delete_object(store, _ROOT)
 
 
 def _consolidate(store: str | UrlStore) -> zarr.Group:
