@@ -46,6 +46,8 @@ def s3_server() -> Iterator[int]:
                 except OSError:
                     assert process.poll() is None, "moto ended"
                     time.sleep(0.1)
+            else:
+                raise AssertionError("moto does not answer")
             yield port
         finally:
             process.terminate()

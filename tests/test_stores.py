@@ -10,6 +10,7 @@ import re
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from traceback import format_exception
 
 import numpy as np
@@ -448,10 +449,19 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(path):
         assert "fake" not in told
 
 
-@pytest.mark.parametrize("path", ["s3://bucket", "s3://bucket/", "s3:///data.zarr"])
+@pytest.mark.parametrize(
+    "path", ["s3://bucket", "s3://bucket/", "s3:///data.zarr", Path("s3://bucket/data.zarr")]
+)
 def test_a_url_names_a_bucket_and_a_path(path):
     with pytest.raises(StoreError, match=r"s3://bucket/path"):
         open_dataset(path)
+    with pytest.raises(StoreError, match=r"s3://bucket/path"):
+        simulate(path, **SHAPE)
+
+
+def test_a_url_that_cannot_be_parsed():
+    with pytest.raises(StoreError, match="not the URL"):
+        open_dataset("s3://[bucket/data.zarr")
 
 
 # ------------------------------------------------------------------ without obstore
