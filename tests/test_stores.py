@@ -305,6 +305,7 @@ class StopError(Exception):
 def test_an_interrupted_write_leaves_nothing_that_opens(url):
     path = f"{url}/data.zarr"
     simulate(path, **SHAPE)
+    late = []
 
     def interrupted():
         with new_group(path, MARK, overwrite=True) as group:
@@ -312,6 +313,7 @@ def test_an_interrupted_write_leaves_nothing_that_opens(url):
             store.put(group, "features", ("candidate",), np.arange(3.0))
             with pytest.raises(StoreError, match="half-written; write it again"):
                 open_dataset(path)
+            late.append(group["features"])
             raise StopError
 
     with pytest.raises(StopError):
@@ -319,8 +321,12 @@ def test_an_interrupted_write_leaves_nothing_that_opens(url):
     # The mark alone is left, and in nobody's way.
     assert [key.rpartition("/")[2] for key in keys(path)] == ["zarr.json"]
     assert "half-written" in softmix("check", path, code=65).stderr
+    # Nor is what a worker writes that was not told.
+    late[0][...] = 1.0
+    assert [key for key in keys(path) if key.endswith("features/c/0")]
     simulate(path, **SHAPE)
     softmix("check", path)
+    assert not [key for key in keys(path) if key.endswith("features/c/0")]
 
 
 def test_what_a_dead_process_left_is_refused_and_written_again(proxy, url, impatient):
