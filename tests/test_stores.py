@@ -329,6 +329,18 @@ def test_an_interrupted_write_leaves_nothing_that_opens(url):
     assert not [key for key in keys(path) if key.endswith("features/c/0")]
 
 
+def test_an_overwrite_that_cannot_begin_leaves_the_old_group(proxy, url, impatient):
+    path = f"{url}/data.zarr"
+    simulate(path, **SHAPE)
+    before = open_dataset(path).read_block(0)
+    proxy.status, proxy.fails = 403, lambda method, path: method == "PUT"
+    with pytest.raises(StoreError, match="access is denied"):
+        simulate(path, **SHAPE, seed=1, overwrite=True)
+    again = open_dataset(path).read_block(0)
+    np.testing.assert_array_equal(again.features, before.features)
+    np.testing.assert_array_equal(again.counts, before.counts)
+
+
 def test_what_a_dead_process_left_is_refused_and_written_again(proxy, url, impatient):
     path = f"{url}/data.zarr"
 

@@ -161,9 +161,10 @@ def _beside(path: str | os.PathLike[str]) -> Iterator[zarr.Group]:
 def _in_place(url: str) -> Iterator[zarr.Group]:
     store, complete = open_store(url), False
     root = {"zarr_format": 3, "node_type": "group", "attributes": {_INCOMPLETE: True}}
+    # The root first, in one write: at no moment does half of the old group look whole. Where it
+    # fails, what is there stays.
+    write_object(store, _ROOT, json.dumps(root).encode())
     try:
-        # The root first, in one write: at no moment does half of the old group look whole.
-        write_object(store, _ROOT, json.dumps(root).encode())
         clear(store, but=_ROOT)
         yield zarr.open_group(store, mode="r+", use_consolidated=False)
         whole = _consolidate(store)
