@@ -284,7 +284,8 @@ def test_a_failure_that_stays_ends_the_fit_and_may_be_retried(
 ):
     simulate(f"{url}/data.zarr", **SHAPE, block_rows=1024)
     dataset = open_dataset(f"{url}/data.zarr")
-    proxy.fails = lambda method, path: "/c/" in path
+    # Not the first block, which the driver itself reads.
+    proxy.fails = lambda method, path: "/c/3" in path
     with (
         within(60),
         pytest.raises(StoreUnavailableError, match=r"data.zarr.*503 Service Unavailable") as caught,
@@ -407,7 +408,7 @@ def test_no_secret_is_told(proxy, url, impatient, client, caplog, monkeypatch):
     told = []
     with caplog.at_level(logging.DEBUG):
         data, model = f"{url}/data.zarr", f"{url}/model.zarr"
-        simulate(data, **SHAPE)
+        simulate(data, **SHAPE, block_rows=1024)
         dataset = open_dataset(data)
         fitted = SoftmaxMixture(2, init="random", n_init=1).fit(dataset, client=client)
         fitted.save(model)
@@ -432,6 +433,16 @@ def test_no_secret_is_told(proxy, url, impatient, client, caplog, monkeypatch):
                 fitted.save(f"{url}/other.zarr")
             told += [*format_exception(caught.value), caught.value, repr(caught.value)]
             told += [pickle.dumps(caught.value), softmix("check", data, code=code).stderr]
+        # Workers log the task that failed, with its arguments.
+        proxy.fails, proxy.status = lambda method, path: "/c/3" in path, 503
+        logging.getLogger("distributed").addHandler(caplog.handler)
+        try:
+            with pytest.raises(StoreUnavailableError) as caught:
+                SoftmaxMixture(2).fit(dataset, client=client)
+        finally:
+            logging.getLogger("distributed").removeHandler(caplog.handler)
+        assert "StoreUnavailableError" in caplog.text
+        told += [caught.value, *format_exception(caught.value)]
         user = "http://{AWS_ACCESS_KEY_ID}:fakepassword@127.0.0.1:1".format(**SECRETS)
         monkeypatch.setenv("AWS_ENDPOINT_URL", user)
         with pytest.raises(StoreError) as caught:
