@@ -2,7 +2,7 @@
 
 Every error takes one positional message, so that it survives the trip between
 processes by pickle. The ``softmix`` command maps them to exit codes: bad data
-65, numerical failure 70, interrupted or cluster lost 75.
+65, numerical failure 70, interrupted, cluster lost or store unavailable 75.
 """
 
 
@@ -16,6 +16,10 @@ class InputError(SoftmixError, ValueError):
 
 class StoreError(SoftmixError, OSError):
     """A data set, model or output cannot be opened, read or written."""
+
+
+class StoreUnavailableError(StoreError):
+    """An object store does not answer, or not now, after retries; the work may be retried."""
 
 
 class NumericalError(SoftmixError, ArithmeticError):

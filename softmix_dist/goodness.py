@@ -199,7 +199,7 @@ def goodness_of_fit(
     """
     check_worst(n_worst, by)
     found = totals(dataset, predictor, visit)
-    sums = measure_fit(dataset, found, visit, n_worst, by, {})
+    sums = measure_fit(dataset, found, visit, n_worst, by)
     if sums is None:
         raise InputError(f"{dataset.name!r}: counts: no draws, so there is no fit to measure")
     return summarised(dataset, found, sums, by)

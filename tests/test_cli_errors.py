@@ -48,7 +48,16 @@ def test_settings_out_of_range_are_all_named(data):
         + ("--seed", -1),
         ("simulate", "NEW", "--candidates", 9, "--features", 1, "--components", 1, "--draws", 2)
         + ("--samples", 3, "--overdispersion", 2),
-        ("simulate", "s3://bucket/new.zarr", "--candidates", 9, "--features", 1, "--components", 1)
+        (
+            "simulate",
+            "s3://me:word@bucket/new.zarr",
+            "--candidates",
+            9,
+            "--features",
+            1,
+            "--components",
+            1,
+        )
         + ("--draws", 9),
     ],
     ids=["seed", "memory-limit", "seed-of-simulate", "sample-without-draws", "remote-store"],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -13,6 +17,7 @@ from problems import signature, simulate
 from softmix_dist.data.dataset import ArrayDataset, open_dataset
 from softmix_dist.engine import LocalEngine
 from softmix_dist.engine.cluster import ClusterEngine
+from softmix_dist.engine.shards import Shard
 from softmix_dist.errors import StoreError
 from softmix_dist.kernels import prepare, survey
 from softmix_dist.model import Frame, block_dtype
@@ -34,6 +39,32 @@ def expected(dataset):
     assert result.converged
     assert len(result.history) > 5
     return signature(result)
+
+
+@dataclass(frozen=True)
+class Waiting(ArrayDataset):
+    """Reads its first block at once, and the others when it is told."""
+
+    told: Any = None
+    reads_ahead = 2
+
+    def read_block(self, index):
+        assert index == 0 or self.told.wait(20)
+        return super().read_block(index)
+
+
+def test_a_shard_that_is_dropped_does_not_wait_for_its_reads(dataset):
+    # Not even where the garbage collector drops it: it would hold locks that the reads need.
+    told = threading.Event()
+    blocks = iter(Shard(Waiting(**vars(dataset), told=told), 0, 9, start_of))
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(next, blocks).result(10) == (0, 0)
+            pool.submit(blocks.close).result(10)
+            assert not told.is_set()
+            told.set()
+    finally:
+        told.set()
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])

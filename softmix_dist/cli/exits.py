@@ -16,11 +16,13 @@ from softmix_dist.errors import (
     SoftmixError,
     SoftmixWarning,
     StoreError,
+    StoreUnavailableError,
 )
 
 BAD_DATA, NUMERICAL, RETRY = 65, 70, 75
 _EXIT_CODES: tuple[tuple[type[SoftmixError], int], ...] = (
     (InputError, BAD_DATA),
+    (StoreUnavailableError, RETRY),
     (StoreError, BAD_DATA),
     (NumericalError, NUMERICAL),
     (ClusterError, RETRY),

@@ -8,24 +8,28 @@ optionally ``log_base`` (candidate) and labels.
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import zarr
 
 from softmix_dist.blocks import Array, Finding, Findings, RawBlock
+from softmix_dist.data.objects import is_url
 from softmix_dist.data.sparse import SparseCounts
-from softmix_dist.data.store import open_group, read
+from softmix_dist.data.store import ChunkError, absolute, open_group, read
 from softmix_dist.errors import InputError, StoreError
 
 FORMAT = 1
 MARK = "softmix_format"
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
-# Blocks read from a disk while another one is worked on.
-_READS_AHEAD = 1
+# Blocks read while another one is worked on: from a disk, and from an object store, which takes
+# long to begin an answer and gives several at once.
+_READS_AHEAD, _REMOTE_READS_AHEAD = 1, 4
 
 
 def default_block_rows(row_bytes: int, sample_bytes: int = 0) -> int:
@@ -131,15 +135,43 @@ class _Blocks:
         return slice(start, min(start + self.block_rows, self.n_candidates))
 
 
+class _Opened(NamedTuple):
+    """A group that is open, what is in it, and what is wrong with its sparse counts."""
+
+    group: zarr.Group
+    members: dict[str, Any]
+    problems: list[str]
+
+
+@lru_cache(maxsize=16)
+def _opened(path: str, token: str) -> _Opened:
+    """Open a group once in each process; the token tells it from what was at its path before."""
+    group = open_group(path, "data set")
+    members: dict[str, Any] = dict(group.arrays())
+    problems = []
+    if isinstance(sparse := group.get("counts"), zarr.Group):
+        try:
+            members["counts"] = SparseCounts.of(sparse)
+        except InputError as error:
+            problems.append(str(error))
+    return _Opened(group, members, problems)
+
+
 @dataclass(frozen=True)
 class ZarrDataset(_Blocks):
-    """A data set in a Zarr group; opened by `open_dataset`. Pickles as handles, without data.
+    """A data set in a Zarr group; opened by `open_dataset`.
+
+    Pickles as its path, which another process opens again: with its own credentials, where it
+    is the URL of an object store.
 
     Attributes
     ----------
     name : str
-        Its path.
-    group : zarr.Group
+        Its path as it was given.
+    path : str
+        From the root, or a URL.
+    token : str
+        Another one each time a data set is opened.
     n_candidates, n_features, n_samples, block_rows : int
     dtype : dtype
         Of the features.
@@ -149,7 +181,8 @@ class ZarrDataset(_Blocks):
     """
 
     name: str
-    group: zarr.Group
+    path: str
+    token: str
     n_candidates: int
     n_features: int
     n_samples: int
@@ -158,7 +191,13 @@ class ZarrDataset(_Blocks):
     feature_names: list[str]
     sample_names: list[str]
     n_draws: int | None
-    _arrays: dict[str, Any] = field(repr=False)
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        arrays = _opened(self.path, self.token).members
+        if getattr(arrays.get("features"), "shape", None) != (self.n_candidates, self.n_features):
+            raise StoreError(f"{self.name!r} is not what it was when it was opened; open it again")
+        return arrays
 
     @property
     def block_bytes(self) -> int:
@@ -169,22 +208,28 @@ class ZarrDataset(_Blocks):
     @property
     def reads_ahead(self) -> int:
         """Blocks worth reading while another one is computed on."""
-        return _READS_AHEAD
+        return _REMOTE_READS_AHEAD if is_url(self.path) else _READS_AHEAD
 
     def read_block(self, index: int) -> RawBlock:
-        """Read one block; what cannot be read becomes its findings."""
-        rows = self._rows(index)
+        """Read one block; chunks that cannot be read become its findings.
+
+        Raises
+        ------
+        StoreError
+            If the store itself fails.
+        """
+        rows, arrays = self._rows(index), self._arrays
         place = f"candidates {rows.start} to {rows.stop - 1}"
         values: dict[str, Any] = {}
         for name in ("features", "counts", "log_base"):
-            array = self._arrays.get(name)
+            array = arrays.get(name)
             try:
                 if isinstance(array, SparseCounts):
                     values[name] = array.read(rows, place)
                 elif array is not None:
                     several = name == "counts" and array.ndim == 2
                     values[name] = read(array, (slice(None), rows) if several else rows, place)
-            except (StoreError, InputError) as error:
+            except (ChunkError, InputError) as error:
                 found = Finding(
                     name,
                     "the chunk cannot be read",
@@ -192,7 +237,7 @@ class ZarrDataset(_Blocks):
                     1,
                     rows.start,
                     f"{place}: {error.__cause__ or error}",
-                    isinstance(error, StoreError),
+                    isinstance(error, ChunkError),
                 )
                 empty = np.empty((0, self.n_features), self.dtype)
                 nothing = np.empty(0, np.uint8)
@@ -200,7 +245,7 @@ class ZarrDataset(_Blocks):
         return RawBlock(rows.start, values["features"], values["counts"], values.get("log_base"))
 
     def part(self, start: int, stop: int) -> ZarrDataset:
-        """Return the data set itself: handles travel, data do not."""
+        """Return the data set itself: its path travels, data do not."""
         return self
 
     def labels(self, rows: Sequence[int] | slice) -> list[str]:
@@ -214,7 +259,7 @@ class ZarrDataset(_Blocks):
 
     def truth(self) -> tuple[Array, Array] | None:
         """Weights (K,) and atoms (K, L) that the simulator wrote, if it did."""
-        group = self.group.get("truth")
+        group = _opened(self.path, self.token).group.get("truth")
         if not isinstance(group, zarr.Group):
             return None
         weights, atoms = group.get("weights"), group.get("atoms")
@@ -229,7 +274,7 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
     Parameters
     ----------
     path : path
-        Of a Zarr group, see the format in the README.
+        Of a Zarr group, see the format in the README; or the URL of an object store.
 
     Returns
     -------
@@ -242,14 +287,8 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
     InputError
         If it is not a data set; the message lists every problem.
     """
-    group = open_group(path, "data set")
-    members: dict[str, Any] = dict(group.arrays())
-    problems: list[str] = []
-    if isinstance(sparse := group.get("counts"), zarr.Group):
-        try:
-            members["counts"] = SparseCounts.of(sparse)
-        except InputError as error:
-            problems.append(str(error))
+    where, token = absolute(path), uuid.uuid4().hex
+    group, members, problems = _opened(where, token)
     version = group.attrs.get(MARK)
     if version is not None and version != FORMAT:
         problems.append(
@@ -301,22 +340,19 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
             f"{str(path)!r} is not a data set that can be fitted:\n- " + "\n- ".join(problems)
         )
     features, counts = arrays["features"], arrays["counts"]
-    for label in ("candidate_label", "feature", "sample"):
-        if label in members:
-            arrays[label] = members[label]
     n_samples = 1 if counts.ndim == 1 else counts.shape[0]
     return ZarrDataset(
         name=str(path),
-        group=group,
+        path=where,
+        token=token,
         n_candidates=features.shape[0],
         n_features=features.shape[1],
         n_samples=n_samples,
         block_rows=int(block_rows or features.chunks[0]),  # type: ignore[arg-type]
         dtype=np.dtype(features.dtype).newbyteorder("="),
-        feature_names=_names(arrays.get("feature"), "x", features.shape[1]),
-        sample_names=_names(arrays.get("sample"), "sample ", n_samples),
+        feature_names=_names(members.get("feature"), "x", features.shape[1]),
+        sample_names=_names(members.get("sample"), "sample ", n_samples),
         n_draws=n_draws,  # type: ignore[arg-type]
-        _arrays=arrays,
     )
 
 

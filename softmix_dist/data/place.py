@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from softmix_dist.data.objects import ObjectPlace, is_url
 from softmix_dist.errors import StoreError
 
 
@@ -46,9 +47,14 @@ def place_at(path: str | os.PathLike[str]) -> Place:
     Parameters
     ----------
     path : path
-        A folder, that need not exist yet.
+        A folder, that need not exist yet, or the URL of an object store.
+
+    Raises
+    ------
+    StoreError
+        If it is a URL that cannot be used.
     """
-    return Folder(path)
+    return ObjectPlace(str(path)) if is_url(path) else Folder(path)
 
 
 class Folder:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,15 @@ from scipy.special import logsumexp
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.data.predict import Predictor
-from softmix_dist.data.store import check_target, new_array, new_group, open_group, read
+from softmix_dist.data.store import (
+    arrays_at,
+    check_target,
+    new_array,
+    new_group,
+    open_group,
+    place_of,
+    read,
+)
 from softmix_dist.errors import InputError, StoreError
 from softmix_dist.residuals import FitSums, deviance_residuals, fit_sums, pearson_residuals
 from softmix_dist.sums import Node, merge, total
@@ -84,6 +94,33 @@ class _Masses:
 
 
 @dataclass(frozen=True)
+class Output:
+    """Arrays to write to, by the place of their group.
+
+    Each process opens them itself: open ones would carry credentials.
+
+    Attributes
+    ----------
+    place : str
+    token : str
+        Tells them from what was written to the same place before.
+    """
+
+    place: str
+    token: str
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Open arrays by name; chunks are the data set's blocks: tasks do not share one."""
+        return _arrays(self.place, self.token)
+
+
+@lru_cache(maxsize=16)
+def _arrays(place: str, token: str) -> dict[str, Any]:
+    return arrays_at(place)
+
+
+@dataclass(frozen=True)
 class Predict:
     """Task: what the mixture says of one block, and how well it fits there.
 
@@ -93,22 +130,21 @@ class Predict:
     n_worst : int
     by : {"deviance", "pearson"}
         The worst-fitting candidates to keep, and what decides.
-    arrays : dict of zarr.Array
-        Arrays to write to, by name; chunks are the data set's blocks, so that tasks do not
-        share one.
+    output : Output or None
     """
 
     totals: Totals
     n_worst: int
     by: str
-    arrays: dict[str, Any]
+    output: Output | None = None
 
     def __call__(self, raw: RawBlock) -> FitSums | None:
         """Write the rows of one block; return its sums, or None without draws."""
         predictor, n_draws = self.totals.predictor, self.totals.n_draws
         log_prob = predictor.log_prob(raw)
         values = {"log_prob": log_prob}
-        if "responsibilities" in self.arrays:
+        arrays = self.output.arrays if self.output else {}
+        if "responsibilities" in arrays:
             values["responsibilities"] = predictor.responsibilities(raw)
         sums = None
         if n_draws:
@@ -122,16 +158,21 @@ class Predict:
                 draws, log_prob, raw.log_base, residuals, n_draws, raw.start, self.n_worst, self.by
             )
         rows = slice(raw.start, raw.start + len(raw.features))
-        for name, array in self.arrays.items():
+        for name, array in arrays.items():
             array[rows] = values[name]
         return sums
 
 
 def measure_fit(
-    dataset: Dataset, found: Totals, visit: Visit, n_worst: int, by: str, arrays: dict[str, Any]
+    dataset: Dataset,
+    found: Totals,
+    visit: Visit,
+    n_worst: int,
+    by: str,
+    output: Output | None = None,
 ) -> FitSums | None:
     """Predict every block in one pass; return the sums of all, or None without draws."""
-    blocks = visit(dataset, Predict(found, n_worst, by, arrays))
+    blocks = visit(dataset, Predict(found, n_worst, by, output))
     if not found.n_draws:
         return None
     # The canonical order of addition: the same bits on every engine.
@@ -182,11 +223,9 @@ def write_predictions(
     found = totals(dataset, predictor, visit)
     names = ("log_prob", *(RESIDUALS if found.n_draws else ()))
     with new_group(path, MARK, overwrite) as group:
-        arrays = {
-            name: new_array(group, name, (p,), ("candidate",), float, (rows,), np.nan)
-            for name in names
-        }
-        arrays["responsibilities"] = new_array(
+        for name in names:
+            new_array(group, name, (p,), ("candidate",), float, (rows,), np.nan)
+        new_array(
             group,
             "responsibilities",
             (p, n_components),
@@ -195,11 +234,8 @@ def write_predictions(
             (rows, n_components),
             np.nan,
         )
-        sums = measure_fit(dataset, found, visit, n_worst, by, arrays)
-        if any(array.nchunks_initialized < array.nchunks for array in arrays.values()):
-            raise StoreError(
-                f"the workers did not write to {str(path)!r}: give a path that all of them share"
-            )
+        output = Output(place_of(group), uuid.uuid4().hex)
+        sums = measure_fit(dataset, found, visit, n_worst, by, output)
         group.attrs[MARK] = 1
     return found, sums
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -15,7 +16,23 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
+from softmix_dist.data.objects import (
+    UrlStore,
+    clear,
+    is_empty,
+    is_url,
+    open_store,
+    write_object,
+)
 from softmix_dist.errors import SoftmixError, StoreError
+
+# On the root of a group below a URL while it is written: there is no rename there.
+_INCOMPLETE = "softmix_incomplete"
+_ROOT = "zarr.json"
+
+
+class ChunkError(StoreError):
+    """A chunk is there that cannot be read or decoded."""
 
 
 def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
@@ -24,38 +41,61 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     Parameters
     ----------
     path : path
+        Or the URL of an object store.
     what : str
         What it should be ("data set", "model"), for the message.
 
     Raises
     ------
     StoreError
-        If there is no Zarr group at ``path``.
+        If there is no Zarr group at ``path``, or it is only half-written.
     """
-    if "://" in str(path):
-        raise StoreError(f"{str(path)!r} is an object store; this version reads local paths only")
-    with suppress(Exception):
-        # Absolute, for workers may run in other folders.
-        return zarr.open_group(str(Path(path).resolve()), mode="r")
-    # Raised outside of the handler: zarr's own errors do not survive pickling as a context.
-    problem = "is not a Zarr group" if Path(path).exists() else "does not exist"
+    store = open_store(str(path), read_only=True) if is_url(path) else None
+    group = _group_at(path, store)
+    if group is not None and _INCOMPLETE not in group.attrs:
+        return group
+    # Raised outside of any handler: zarr's own errors do not survive pickling as a context.
+    if group is not None:
+        raise StoreError(f"{what} {str(path)!r} was left half-written; write it again")
+    there = Path(path).exists() if store is None else not is_empty(store)
+    problem = "is not a Zarr group" if there else "does not exist"
     raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}")
+
+
+def _group_at(path: str | os.PathLike[str], store: UrlStore | None) -> zarr.Group | None:
+    try:
+        # Absolute, for workers may run in other folders.
+        return zarr.open_group(store or absolute(path), mode="r")
+    except SoftmixError:
+        raise
+    except Exception:
+        return None
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Path from the root, or URL, by which other processes find what is there."""
+    return str(path) if is_url(path) else str(Path(path).resolve())
 
 
 def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> None:
     """Raise `StoreError` unless a group of the kind ``mark`` may be written at ``path``."""
-    if "://" in str(path):
-        raise StoreError(f"{str(path)!r} is an object store; this version writes local paths only")
-    target = Path(path)
-    if not target.exists():
+    if is_url(path):
+        store = open_store(str(path), read_only=True)
+        if is_empty(store):
+            return
+    else:
+        store = None
+        if not Path(path).exists():
+            return
+    group = _group_at(path, store)
+    there: Any = {} if group is None else group.attrs
+    if _INCOMPLETE in there:
+        # Of no use to anybody.
         return
     if not overwrite:
         raise StoreError(
             f"{str(path)!r} exists already; choose another path or overwrite it (--overwrite)"
         )
-    there: Any = {}
-    with suppress(Exception):
-        there = zarr.open_group(str(path), mode="r").attrs
     if mark not in there:
         raise StoreError(
             f"{str(path)!r} is something else, not a Zarr group with the attribute {mark}, so it "
@@ -67,13 +107,16 @@ def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> No
 def new_group(
     path: str | os.PathLike[str], mark: str, overwrite: bool = False
 ) -> Iterator[zarr.Group]:
-    """Create a Zarr group that appears at ``path`` only when it is complete.
+    """Create a Zarr group that can be opened at ``path`` only when it is complete.
 
-    Written to a sibling that is renamed at the end, and removed after an error.
+    Written to a sibling that is renamed at the end, and removed after an error. Below a URL it is
+    written in place, what was there before is deleted first, and until the end the root carries
+    an attribute that says so; after an error only this root is left.
 
     Parameters
     ----------
     path : path
+        Or the URL of an object store.
     mark : str
         Attribute that groups of this kind carry: only such a one is overwritten.
     overwrite : bool
@@ -85,16 +128,19 @@ def new_group(
         If something is at ``path`` already, or it cannot be written.
     """
     check_target(path, mark, overwrite)
+    create = _in_place(str(path)) if is_url(path) else _beside(path)
+    with create as group:
+        yield group
+
+
+@contextmanager
+def _beside(path: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     target = Path(path).resolve()
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        group = zarr.create_group(str(partial), zarr_format=3)
-        yield group
-        with warnings.catch_warnings():
-            # Not in the Zarr v3 specification yet; xarray and zarr both read it.
-            warnings.filterwarnings("ignore", message="Consolidated metadata")
-            zarr.consolidate_metadata(str(partial))
+        yield zarr.create_group(str(partial), zarr_format=3)
+        _consolidate(str(partial))
         if target.exists():
             # Moved aside first: there is no moment with half of either.
             aside = partial.with_suffix(".replaced")
@@ -109,6 +155,59 @@ def new_group(
         raise StoreError(f"cannot write {str(path)!r}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _in_place(url: str) -> Iterator[zarr.Group]:
+    store, complete = open_store(url), False
+    root = {"zarr_format": 3, "node_type": "group", "attributes": {_INCOMPLETE: True}}
+    # The root first, in one write: at no moment does half of the old group look whole. Where it
+    # fails, what is there stays.
+    write_object(store, _ROOT, json.dumps(root).encode())
+    try:
+        clear(store, but=_ROOT)
+        yield zarr.open_group(store, mode="r+", use_consolidated=False)
+        whole = _consolidate(store)
+        # The last write: it takes the mark away and leaves the consolidated metadata.
+        del whole.attrs[_INCOMPLETE]
+        complete = True
+    finally:
+        if not complete:
+            # The mark stays: a worker that is not told yet may still write below it, and what
+            # it writes would else be taken for somebody's data.
+            with suppress(StoreError):
+                clear(store, but=_ROOT)
+
+
+def _consolidate(store: str | UrlStore) -> zarr.Group:
+    with warnings.catch_warnings():
+        # Not in the Zarr v3 specification yet; xarray and zarr both read it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        return zarr.consolidate_metadata(store)
+
+
+def place_of(group: zarr.Group) -> str:
+    """Path or URL of a root group, by which `arrays_at` opens it in another process."""
+    store: Any = group.store
+    return store.url if isinstance(store, UrlStore) else str(store.root)
+
+
+def arrays_at(place: str) -> dict[str, Any]:
+    """Open the arrays of a group that is being written.
+
+    Raises
+    ------
+    StoreError
+        If it is not there, for processes do not share a disk.
+    """
+    store = open_store(place) if is_url(place) else place
+    try:
+        return dict(zarr.open_group(store, mode="r+", use_consolidated=False).arrays())
+    except SoftmixError:
+        raise
+    except Exception:
+        pass
+    raise StoreError(f"a worker does not find {place!r}; give a path that all of them share")
 
 
 def new_array(
@@ -146,13 +245,17 @@ def read(array: zarr.Array[Any], selection: Any, rows: str) -> Any:
 
     Raises
     ------
-    StoreError
+    ChunkError
         If a chunk cannot be read or decoded; names the array and ``rows``.
+    StoreError
+        If the store itself fails.
     """
     try:
         return np.asarray(array[selection])
+    except SoftmixError:
+        raise
     except Exception as error:
-        raise StoreError(
+        raise ChunkError(
             f"{array.name.lstrip('/')}: the chunk of {rows} cannot be read ({error}); "
             "write it again"
         ) from error

@@ -77,7 +77,9 @@ class Shard:
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Without waiting: after an error this may run in the garbage collector, while its
+            # thread holds a lock that the reads need.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def split(source: Source, n_shards: int, prepare: Callable[[RawBlock], Any]) -> list[Shard]:

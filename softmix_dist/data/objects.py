@@ -1,0 +1,401 @@
+"""Object stores: ``s3://``, ``gs://`` and ``az://`` through obstore, other URLs through fsspec.
+
+Credentials come from the environment of each process. They are in no URL, and a store never
+pickles, so that they do not travel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, ObjectStore, WrapperStore
+
+from softmix_dist.errors import SoftmixError, StoreError, StoreUnavailableError
+
+T = TypeVar("T")
+
+# An endpoint that is down is given up after half a minute, whatever it does: refuse, fail, or
+# say nothing. A slow link has two minutes a chunk.
+_CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "120s"}
+RETRY: dict[str, Any] = {
+    "max_retries": 12,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=500),
+        "max_backoff": timedelta(seconds=5),
+        "base": 3,
+    },
+}
+# For the fallback through s3fs, which tries again by itself.
+_FSSPEC: dict[str, Any] = {
+    "s3": {
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 10,
+            "retries": {"max_attempts": 1},
+        }
+    }
+}
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true for a public "
+    "bucket",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or "
+    "AZURE_SKIP_SIGNATURE=true for a public container",
+}
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+# Seconds before each further try where an answer broke off, and how obstore says that it tried.
+_PAUSES = 0.2, 1.0, 3.0
+_ASKED = re.compile(r"after \d+ retries")
+# Objects deleted at a time.
+_AT_ONCE = 32
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the URL of an object store, or was one before `pathlib` took a slash."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|az):/", str(path)) is not None
+
+
+def open_store(url: str, read_only: bool = False) -> UrlStore:
+    """Open the store below a URL; nothing is asked of it yet.
+
+    Parameters
+    ----------
+    url : str
+        Scheme, bucket and path.
+    read_only : bool
+
+    Raises
+    ------
+    StoreError
+        If the URL holds more or less than that, or nothing that is installed reads it.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StoreError(f"this is not the URL of an object store: {error}") from None
+    scheme = parts.scheme
+    # A secret key may hold slashes, so that the rest of it is taken for a path.
+    user = "@" in parts.netloc or (":" in parts.netloc and "@" in url)
+    if user or parts.query or parts.fragment:
+        # Nothing of it is repeated: any part may be secret.
+        raise StoreError(
+            f"a {scheme}:// URL holds a user, a password or parameters; give scheme, bucket and "
+            "path alone, and credentials in the environment"
+        )
+    if not parts.netloc or not parts.path.strip("/"):
+        raise StoreError(f"{url!r} lacks a bucket or a path; give {scheme}://bucket/path")
+    url = url.rstrip("/")
+    direct = scheme in _CREDENTIALS and find_spec("obstore")
+    try:
+        return UrlStore((_object_store if direct else _fsspec_store)(url, scheme, read_only), url)
+    except SoftmixError:
+        raise
+    except Exception as error:
+        problem = store_error(error, url)
+    raise problem
+
+
+def _object_store(url: str, scheme: str, read_only: bool) -> Store:
+    obstore: Any = import_module("obstore.store")
+    endpoints = [os.environ[name] for name in _ENDPOINTS.get(scheme, ()) if name in os.environ]
+    plain = bool(endpoints) and endpoints[0].startswith("http://")
+    more = {"endpoint": endpoints[0]} if scheme == "s3" and endpoints else {}
+    options = {**_CLIENT, "allow_http": plain}
+    store = obstore.from_url(url, client_options=options, retry_config=RETRY, **more)
+    return ObjectStore(store, read_only=read_only)
+
+
+def _fsspec_store(url: str, scheme: str, read_only: bool) -> Store:
+    remedy = "install softmix-dist[stores]"
+    if scheme not in _CREDENTIALS:
+        remedy = "s3://, gs:// and az:// are, and what fsspec has a package for"
+    if find_spec("fsspec") is None:
+        raise StoreError(f"{scheme}:// is not read by what is installed here; {remedy}")
+    try:
+        return FsspecStore.from_url(url, _FSSPEC.get(scheme), read_only)
+    except (ImportError, ValueError):
+        # Raised below: no protocol of this name, or its package is not there.
+        pass
+    raise StoreError(f"{scheme}:// is not read by what is installed here; {remedy}")
+
+
+class UrlStore(WrapperStore[Store]):
+    """A store whose failures become one `StoreError` that names the URL; it never pickles.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+    url : str
+    """
+
+    def __init__(self, store: Store, url: str):
+        super().__init__(store)
+        self.url = url
+
+    def _with_store(self, store: Store) -> UrlStore:
+        return UrlStore(store, self.url)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a store is opened again where it is needed: its credentials do not travel")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"UrlStore({self.url!r})"
+
+    async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the store, and again where an answer broke off: obstore does so at its beginning."""
+        for pause in (*_PAUSES, None):
+            try:
+                return await question()
+            except SoftmixError:
+                raise
+            except Exception as error:
+                problem = store_error(error, self.url)
+                again = isinstance(problem, StoreUnavailableError) and not _ASKED.search(str(error))
+            if pause is None or not again:
+                break
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+        # Raised outside of the handler: see `store_error`.
+        raise problem
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Buffer | None:
+        """Read one object."""
+        return await self._ask(lambda: self._store.get(key, prototype, byte_range))
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        """Read parts of objects."""
+        ranges = tuple(key_ranges)
+        return await self._ask(lambda: self._store.get_partial_values(prototype, ranges))
+
+    async def _get_many(self, requests: Any) -> AsyncIterator[tuple[str, Buffer | None]]:  # type: ignore[override]
+        for request in requests:
+            yield request[0], await self.get(*request)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        return await self._ask(lambda: self._store.exists(key))
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether there is no object below a prefix."""
+        return await self._ask(lambda: self._store.is_empty(prefix))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write one object."""
+        await self._ask(lambda: self._store.set(key, value))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write one object where there is none."""
+        await self._ask(lambda: self._store.set_if_not_exists(key, value))
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await asyncio.gather(*(self.set(*value) for value in values))
+
+    async def delete(self, key: str) -> None:
+        """Delete one object, where it is there."""
+        await self._ask(lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete what is below a prefix."""
+        await self._ask(lambda: self._store.delete_dir(prefix))
+
+    async def list(self) -> AsyncIterator[str]:
+        """List all keys."""
+        for key in await self._ask(lambda: _all(self._store.list())):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """List the keys that begin so."""
+        for key in await self._ask(lambda: _all(self._store.list_prefix(prefix))):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """List the names right below a prefix."""
+        for key in await self._ask(lambda: _all(self._store.list_dir(prefix))):
+            yield key
+
+
+async def _all(keys: AsyncIterator[str]) -> list[str]:
+    return [key async for key in keys]
+
+
+def read_object(store: UrlStore, key: str) -> bytes | None:
+    """Read one object; None where there is none."""
+    found = _wait(store.get(key, default_buffer_prototype()))
+    return None if found is None else found.to_bytes()
+
+
+def write_object(store: UrlStore, key: str, content: bytes) -> None:
+    """Write one object: readers see the old one or the new one."""
+    _wait(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def is_empty(store: UrlStore) -> bool:
+    """Whether there is nothing at all; a bucket that is missing is an error."""
+    return _wait(store.is_empty(""))
+
+
+def clear(store: UrlStore, but: str) -> None:
+    """Delete all objects but one."""
+
+    async def delete() -> None:
+        keys = [key for key in await _all(store.list()) if key != but]
+        for i in range(0, len(keys), _AT_ONCE):
+            await asyncio.gather(*map(store.delete, keys[i : i + _AT_ONCE]))
+
+    _wait(delete())
+
+
+def _wait(answer: Coroutine[Any, Any, T]) -> T:
+    # On Zarr's own loop: the caller's may be running, and fsspec's clients belong to one.
+    return sync(answer)
+
+
+class ObjectPlace:
+    """A place below a URL: files are objects.
+
+    Parameters
+    ----------
+    url : str
+
+    Raises
+    ------
+    StoreError
+        If the URL cannot be used.
+    """
+
+    def __init__(self, url: str):
+        self.name = url
+        self._store = open_store(url)
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes of a file, or None where there is none."""
+        return read_object(self._store, key)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a file; readers see the old one or the new one, never a part."""
+        write_object(self._store, key, content)
+
+    def keys(self) -> list[str]:
+        """Names of the files, sorted."""
+        return sorted(_wait(_all(self._store.list_dir(""))))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete files, where they are there."""
+        for key in keys:
+            _wait(self._store.delete(key))
+
+
+# ------------------------------------------------------------------ what went wrong
+
+
+_MISSING = r"NoSuchBucket|ContainerNotFound|[Bb]ucket does not exist"
+_NO_CREDENTIALS = (
+    r"/latest/api/token|/latest/meta-data|computeMetadata|/metadata/identity|//169\.254\."
+    r"|NoCredentials|Unable to locate credentials|Account must be specified"
+)
+_REFUSED = (
+    r"InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|TokenRefreshRequired"
+    r"|AuthenticationFailed|InvalidAuthenticationInfo|Unauthenticated|401 Unauthorized"
+)
+_DENIED = r"PermissionDenied|PermissionError|AccessDenied|AllAccessDisabled|403 Forbidden"
+_REGION = r"PermanentRedirect|AuthorizationHeaderMalformed|BareRedirect|IllegalLocation"
+_BUSY = r"status code: (?:5\d\d|429|408)[ \w]*|SlowDown|ServiceUnavailable"
+_SLOW = r"timed out|TimedOut|Timeout(?:Error)?\b"
+_SILENT = rf"HTTP error|Connect|connection|dns error|body error|{_SLOW}"
+
+
+def store_error(error: Exception, url: str) -> StoreError:
+    """Say in one line what a store's error means and what to do, without secrets.
+
+    To be raised without the error as cause or context: it repeats requests and answers, and may
+    not pickle.
+
+    Parameters
+    ----------
+    error : Exception
+    url : str
+
+    Returns
+    -------
+    StoreError
+        `StoreUnavailableError` where trying again later may help.
+    """
+    text = f"{type(error).__name__}: {error}"
+    parts = urlsplit(url)
+    needed = _CREDENTIALS.get(parts.scheme, "those of the store")
+    kind: type[StoreError] = StoreError
+    if re.search(_MISSING, text):
+        told = f"there is no bucket {parts.netloc!r}; create it, or correct the URL"
+    elif busy := re.search(_BUSY, text):
+        kind = StoreUnavailableError
+        answer = busy[0].removeprefix("status code: ").strip()
+        told = f"the store is not available ({answer}), and was asked again in vain; try later"
+    elif re.search(_NO_CREDENTIALS, text):
+        told = f"no credentials were found; set {needed}, wherever it is read"
+    elif refused := re.search(_REFUSED, text):
+        told = f"the credentials were refused ({refused[0]}); correct or renew {needed}"
+    elif denied := re.search(_DENIED, text):
+        told = f"access is denied ({denied[0]}); ask for the right, or use other credentials"
+    elif re.search(_REGION, text):
+        told = "the bucket is in another region; set AWS_REGION to it"
+    elif re.search(_SILENT, text):
+        kind = StoreUnavailableError
+        told = (
+            f"{_endpoint(text)} does not answer ({_reason(text)}), and was asked again in vain; "
+            "is it up, and its address right?"
+        )
+    else:
+        # Not the body of the answer, which may repeat the request.
+        told = re.sub(r"(status code: [\d]+[ \w]*).*", r"\1", text.splitlines()[0])[:300]
+    return kind(without_secrets(f"{url!r}: {told}"))
+
+
+def _endpoint(text: str) -> str:
+    found = re.search(r"https?://[^/\s\"',)]+", text)
+    return found[0] if found else "the endpoint"
+
+
+def _reason(text: str) -> str:
+    if "dns error" in text:
+        return "no such host"
+    if re.search(_SLOW, text):
+        return "timed out"
+    if re.search(r"[Cc](?:ould not|annot) connect", text):
+        return "no connection"
+    found = re.search(r'message: "([^"]+)"', text) or re.search(r"HTTP error: ([^\n]+)", text)
+    return found[1].strip() if found else text.splitlines()[0][:100]
+
+
+def without_secrets(text: str) -> str:
+    """Take out what may be secret: variables of credentials, users and queries of URLs.
+
+    Parameters
+    ----------
+    text : str
+    """
+    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1", text)
+    text = re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']+", r"\1", text)
+    for name, value in os.environ.items():
+        secret = re.match(r"(AWS|AZURE|GOOGLE|GCP|GCS)_.*(KEY|SECRET|TOKEN|SAS|STRING)", name)
+        # Shorter ones are names of test servers, and parts of words.
+        if secret and len(value) >= 8:
+            text = text.replace(value, "***")
+    return text
