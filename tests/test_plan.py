@@ -45,7 +45,7 @@ def test_the_number_of_tasks_is_that_of_the_threads():
     few = plan_of(100, [Worker(2, None)] * 2)
     many = plan_of(100_000, [Worker(2, None)] * 2)
     assert few.n_shards == many.n_shards == 8
-    assert few.n_tasks == many.n_tasks == 1 + 8 + 1
+    assert few.n_tasks == many.n_tasks == 8 + 1
     assert count_shards(3, 100) == 3
     assert count_shards(20, 4, blocks_per_shard=3) == 7
     assert [count_merges(n) for n in (1, 2, 16, 17, 256)] == [0, 1, 1, 3, 17]
@@ -63,7 +63,7 @@ def test_a_plan_is_one_line():
     told = str(plan_of(360, [Worker(1, 1000 * MB)] * 2))
     assert told == (
         "2 workers, 2 threads, 1.86 GiB of memory; 5.36 GiB in 360 blocks, streamed: read again "
-        "by every pass; 4 shards, 6 tasks a pass, 61.04 MiB a thread"
+        "by every pass; 4 shards, 5 tasks a pass, 61.04 MiB a thread"
     )
 
 
@@ -91,7 +91,7 @@ def test_the_command_says_the_plan_without_fitting(data, tmp_path):
     target = tmp_path / "model.zarr"
     told = softmix("fit", data, "-k", 3, "--plan", "--workers", 2, "-o", target).stdout
     assert told.startswith("1 worker, 2 threads, ")
-    assert "5 blocks, kept in memory; 4 shards, 6 tasks a pass" in told
+    assert "5 blocks, kept in memory; 4 shards, 5 tasks a pass" in told
     assert told.count("\n") == 1
     assert not target.exists()
     found = json.loads(softmix("fit", data, "-k", 3, "--plan", "--workers", 2, "--json").stdout)

@@ -15,6 +15,7 @@ from typing import Any
 
 from distributed import Client
 from distributed.client import Future
+from distributed.protocol.pickle import dumps
 
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.plan import FAN_IN, Plan, Worker, count_shards, make_plan
@@ -32,6 +33,9 @@ from softmix_dist.engine.shards import (
 from softmix_dist.engine.waiting import cluster_errors, result_of
 from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.sums import Node, merge, total
+
+# Bytes of parameters that go with each task of a pass: with a thousand tasks, 100 MB.
+_SMALL = 100_000
 
 _Key = str | tuple[Any, ...]
 
@@ -128,9 +132,14 @@ class ClusterEngine:
 
     def _sum(self, kernel: Kernel, shards: list[Any]) -> Any:
         name = f"{self._name}-{next(self._pass)}"
-        # 1. Parameters are a node of their own: of any size, sent once, made again if lost.
-        parameters = f"softmix-parameters-{name}"
-        graph: dict[_Key, Any] = {parameters: kernel}
+        # 1. Large parameters are a node of their own, sent once, made again if lost. Small ones
+        #    go with each task: Dask begins tasks where their inputs are, so that all of a
+        #    streamed pass would begin on one worker, and wait to be stolen.
+        graph: dict[_Key, Any] = {}
+        parameters: Any = kernel
+        if len(dumps(kernel)) > _SMALL:
+            parameters = f"softmix-parameters-{name}"
+            graph[parameters] = kernel
         # 2. A task a shard.
         keys: list[_Key] = []
         for i, shard in enumerate(shards):

@@ -56,7 +56,7 @@ class Plan:
     keep : bool
         Whether they stay in memory; else every pass reads them again.
     n_shards, n_tasks : int
-        Of one pass; tasks on a cluster are shards, merges and the parameters.
+        Of one pass; tasks on a cluster are shards and merges (and large parameters).
     memory : int or None
         Of all workers, bytes; None where one of them has no limit.
     task_bytes : int
@@ -133,7 +133,7 @@ def make_plan(
         nbytes=nbytes,
         keep=keep,
         n_shards=n_shards,
-        n_tasks=1 + n_shards + count_merges(n_shards),
+        n_tasks=n_shards + count_merges(n_shards),
         memory=sum(limits) if len(limits) == len(workers) else None,
         task_bytes=task_bytes,
     )
