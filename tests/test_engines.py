@@ -6,13 +6,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import pytest
 from engines import BLOCK_ROWS, cluster_of, failing, fit_on, local, on_cluster, start_of
-from problems import signature, simulate
+from problems import fitted, signature, simulate
+from threadpoolctl import threadpool_limits
 
 from softmix_dist.data.dataset import ArrayDataset, open_dataset
 from softmix_dist.engine import LocalEngine
@@ -67,28 +69,57 @@ def test_a_shard_that_is_dropped_does_not_wait_for_its_reads(dataset):
         told.set()
 
 
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
-@pytest.mark.parametrize("streamed", [False, True])
-def test_threads(dataset, expected, n_threads, streamed):
-    with local(n_threads, streamed) as engine:
-        assert signature(fit_on(engine, dataset)) == expected
+@pytest.fixture(scope="module")
+def wide():
+    """Twenty blocks, the last one ragged, whose bits two BLAS threads would change."""
+    found = simulate(9_765, 32, 3, 400_000, seed=4).dataset(512)
+    assert found.n_blocks == 20
+    assert found.n_candidates % 512
+    return found
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 4])
-@pytest.mark.parametrize("streamed", [False, True])
-def test_workers(dataset, expected, n_workers, streamed):
-    with cluster_of(n_workers) as client, on_cluster(client, streamed) as engine:
-        assert signature(fit_on(engine, dataset)) == expected
+@pytest.fixture(scope="module")
+def clusters():
+    """Clusters of 1, 2 and 4 workers, by their number."""
+    with cluster_of(1) as one, cluster_of(2) as two, cluster_of(4) as four:
+        yield {1: one, 2: two, 4: four}
 
 
+@pytest.fixture(scope="module")
+def hashes():
+    """Of all results so far."""
+    return set()
+
+
+@pytest.mark.parametrize("blas_threads", [1, 2])
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
 @pytest.mark.parametrize("blocks_per_shard", [1, 3, 8, 20])
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
 @pytest.mark.parametrize("where", ["threads", "cluster"])
-def test_shards_of_any_size(dataset, expected, client, where, streamed, blocks_per_shard):
-    settings = {"streamed": streamed, "blocks_per_shard": blocks_per_shard}
-    chosen = local(2, **settings) if where == "threads" else on_cluster(client, **settings)
-    with chosen as engine:
-        assert signature(fit_on(engine, dataset)) == expected
+def test_one_hash(
+    wide, hashes, clusters, where, n_workers, blocks_per_shard, streamed, blas_threads
+):
+    how = {"streamed": streamed, "blocks_per_shard": blocks_per_shard}
+    chosen = (
+        local(n_workers, **how) if where == "threads" else on_cluster(clusters[n_workers], **how)
+    )
+    with threadpool_limits(blas_threads), chosen as engine:
+        result = fitted(wide, 3, engine, init="subspace", n_init=2, tol=1e-3, sketch_rows=2048)
+    assert result.converged
+    assert len(result.history) > 5
+    hashes.add(sha256(signature(result)).hexdigest())
+    assert len(hashes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+def test_forty_tiny_workers(written, medium, expected, streamed):
+    path = written(medium, block_rows=BLOCK_ROWS)
+    with cluster_of(40, processes=True, memory_limit="256MB") as client:
+        client.wait_for_workers(40)
+        with on_cluster(client, streamed, blocks_per_shard=1) as engine:
+            assert engine.n_threads == 40
+            assert signature(fit_on(engine, open_dataset(path))) == expected
 
 
 def test_worker_processes(dataset, expected, written, medium):
