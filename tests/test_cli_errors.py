@@ -151,7 +151,7 @@ def test_an_unreachable_scheduler_may_be_retried(data, monkeypatch):
 def test_termination_ends_a_long_fit_at_once(data):
     endless = ("--solver", "em-first-order", "--tol", "1e-9", "--max-passes", "1000000")
     with subprocess.Popen(
-        [*COMMAND, "fit", data, "-k", "3", *endless],
+        [*COMMAND, "fit", data, "-k", "8", *endless],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

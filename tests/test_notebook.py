@@ -86,10 +86,16 @@ def test_an_interrupted_cell_cancels_its_tasks(notebook):
     def interrupt() -> None:
         while not (os.path.exists(f"{folder}/passed") and os.path.getsize(f"{folder}/passed") > 9):
             time.sleep(0.01)
-        os.kill(pid, signal.SIGINT)
+        # Python ignores an exception in a callback of its collector: so users press again.
+        while not ended.wait(1):
+            os.kill(pid, signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
+    ended = threading.Event()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
         notebook(endless)
+    ended.set()
+    thread.join()
     notebook("import sys; sys.last_value = sys.last_traceback = None\n" + LEFT)
     notebook(FIT)

@@ -48,16 +48,18 @@ class Commands(click.Group):
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", SoftmixWarning)
             try:
-                return super().invoke(ctx)
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    # In here, so that a signal in the last moment is handled as well.
+                    if main_thread:
+                        signal.signal(signal.SIGTERM, before)
             except SoftmixError as error:
                 click.echo(f"error: {error}", err=True)
                 ctx.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
             except (KeyboardInterrupt, Interrupted):
                 click.echo("interrupted; run the same command again", err=True)
                 ctx.exit(RETRY)
-            finally:
-                if main_thread:
-                    signal.signal(signal.SIGTERM, before)
 
 
 def _show_warning(message: Any, category: Any, *where: Any, **more: Any) -> None:
