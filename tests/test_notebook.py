@@ -45,7 +45,7 @@ def notebook(monkeypatch):
     """Cells run one by one in a kernel of this Python."""
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     notebook = nbformat.v4.new_notebook()
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=60, kernel_name="python3")
     with client.setup_kernel():
         number = 0
 

@@ -30,7 +30,7 @@ from softmix_dist.engine.shards import (
     reduce_shard,
     split,
 )
-from softmix_dist.engine.waiting import cluster_errors, result_of
+from softmix_dist.engine.waiting import cancel, cluster_errors, result_of
 from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.sums import Node, merge, total
 
@@ -103,7 +103,7 @@ class ClusterEngine:
         """Take the data for the passes to come; return how they are held, in words."""
         plan = self.plan(source, nbytes)
         self.bytes_read = plan.bytes_read
-        self._kept = []
+        self._release()
         if plan.keep:
             name = f"softmix-load-{self._name}-{next(self._pass)}"
             shards = split(source, plan.n_shards, prepare)
@@ -168,17 +168,32 @@ class ClusterEngine:
 
     def _compute(self, graph: dict[_Key, Any], key: _Key) -> Any:
         future = self._submit(graph, key)
-        return result_of(self.client, future, self.settings.stall_timeout)
+        try:
+            return result_of(self.client, future, self.settings.stall_timeout)
+        finally:
+            future.release()
 
     def _submit(self, graph: Mapping[Any, Any], keys: Any) -> Any:
         with cluster_errors(), warnings.catch_warnings():
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")
-            return self.client.get(graph, keys, sync=False)
+            try:
+                return self.client.get(graph, keys, sync=False)
+            except BaseException:
+                # Interrupted after they were sent, perhaps.
+                cancel(self.client, keys if isinstance(keys, list) else [keys])
+                raise
+
+    def _release(self) -> None:
+        # By name: after an interrupt its traceback refers to them, in a notebook until the next.
+        for future in self._kept:
+            future.release()
+        self._kept = []
 
     def close(self) -> None:
         """Release the data; the client stays open."""
-        self._kept, self._streamed = [], None
+        self._release()
+        self._streamed = None
 
 
 def _merge(*parts: list[Node]) -> list[Node]:

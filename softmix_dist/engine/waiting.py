@@ -43,9 +43,14 @@ def result_of(client: Client, future: Future, stall: float) -> Any:
             return _wait(client, future, stall)
     except BaseException:
         # An interrupt as well: nobody waits for these tasks, so nobody should make them.
-        with suppress(Exception):
-            future.cancel()
+        cancel(client, [future.key])
         raise
+
+
+def cancel(client: Client, keys: list[Any]) -> None:
+    """Tell the scheduler to forget what a client asked for, if it can be told."""
+    with suppress(Exception):
+        client.cancel([Future(key, client) for key in keys])
 
 
 def _wait(client: Client, future: Future, stall: float) -> Any:
