@@ -91,10 +91,10 @@ class Fragile:
         return Fragile(sums.add(self.value, other.value), self.blow)
 
 
-def struck(block: Any, take: Any, blow: Blow) -> Any:
+def struck(block: Any, take: Any, blow: Blow, **more: Any) -> Any:
     if block.start >= 2000:
         blow.strike()
-    return take(block)
+    return take(block, **more)
 
 
 def struck_later(block: Any, kernel: Any, blow: Blow) -> Fragile:

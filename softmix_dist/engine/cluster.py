@@ -111,16 +111,18 @@ class ClusterEngine:
             # for a worker that died while there was no other is waited for, for ever, by Dask.
             graph = {(name, i): (load, shard) for i, shard in enumerate(shards)}
             self._kept = self._submit(graph, list(graph))
-        self._streamed = None if plan.keep else lambda: self._split(source, prepare)
+        self._streamed = None if plan.keep else lambda: self._split(source, prepare, True)
         return str(plan)
 
-    def _split(self, source: Source, prepare: Callable[[RawBlock], Any]) -> list[Shard]:
+    def _split(
+        self, source: Source, prepare: Callable[..., Any], recycles: bool = False
+    ) -> list[Shard]:
         """Shards for the threads that there are now: workers come and go."""
         with cluster_errors():
             threads = self.client.sync(self.client.scheduler.ncores)
         self.n_threads = sum(threads.values()) or self.n_threads
         n = count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
-        return split(source, n, prepare)
+        return split(source, n, prepare, recycles)
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""

@@ -85,7 +85,7 @@ class LocalEngine:
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
         plan = self.plan(source, nbytes)
-        shards = split(source, plan.n_shards, prepare)
+        shards = split(source, plan.n_shards, prepare, recycles=not plan.keep)
         self.bytes_read = plan.bytes_read
         self._shards = list(self._pool.map(load, shards)) if plan.keep else shards
         return str(plan)

@@ -16,7 +16,7 @@ from softmix_dist.blocks import Block, RawBlock
 from softmix_dist.engine.blas import single_blas_thread
 from softmix_dist.sums import Node, merge
 
-Prepare = Callable[[RawBlock], Block]
+Prepare = Callable[..., Block]
 Kernel = Callable[[Block], Any]
 
 
@@ -49,16 +49,23 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """Blocks from ``start`` to ``stop``, read and prepared anew at each iteration."""
+    """Blocks from ``start`` to ``stop``, read and prepared anew at each iteration.
+
+    Where ``recycles`` is set each block uses the memory of the one before: ``prepare`` then
+    takes that as ``spent``, and only one block at a time means something.
+    """
 
     source: Source
     start: int
     stop: int
-    prepare: Callable[[RawBlock], Any]
+    prepare: Callable[..., Any]
+    recycles: bool = False
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
+        block = None
         for index, raw in zip(range(self.start, self.stop), self._read(), strict=True):
-            yield index, self.prepare(raw)
+            block = self.prepare(raw, spent=block) if self.recycles else self.prepare(raw)
+            yield index, block
 
     def _read(self) -> Iterator[RawBlock]:
         """Read the blocks in order, the next ones while the last one is worked on."""
@@ -82,13 +89,15 @@ class Shard:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def split(source: Source, n_shards: int, prepare: Callable[[RawBlock], Any]) -> list[Shard]:
+def split(
+    source: Source, n_shards: int, prepare: Callable[..., Any], recycles: bool = False
+) -> list[Shard]:
     """Split the blocks of a source into contiguous shards of nearly equal size."""
     n_blocks = source.n_blocks
     n_shards = max(1, min(n_shards, n_blocks))
     bounds = [n_blocks * i // n_shards for i in range(n_shards + 1)]
     return [
-        Shard(source.part(start, stop), start, stop, prepare)
+        Shard(source.part(start, stop), start, stop, prepare, recycles)
         for start, stop in zip(bounds, bounds[1:], strict=False)
     ]
 
