@@ -55,7 +55,7 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int, spent: Block | None 
     spent : Block or None
         A block that is not needed any more, whose memory is used again where it fits: fresh
         pages cost more than the arithmetic (measured with the memory trimming that Dask sets
-        for its workers: 16 ms a block of 8 MB, 4 to 8 without).
+        for its workers: 16 ms a block of 8 MB in fresh memory, 8 in spent).
 
     Returns
     -------
