@@ -302,3 +302,20 @@ def test_gradient_is_the_slope_of_the_oracles_likelihood(base):
     exact = reference.gradient(raw.features, raw.counts, weights, m.atoms, raw.log_base)
     np.testing.assert_allclose(by_offset, exact[0], atol=1e-13)
     np.testing.assert_allclose(by_atom, exact[1], atol=1e-13)
+
+
+@pytest.mark.parametrize("n_components", [3, 8])
+@pytest.mark.parametrize("rows", [20_000, 17_000])
+def test_spent_memory_is_used_again_where_it_fits(n_components, rows):
+    rng = np.random.default_rng(0)
+    one, two = (
+        RawBlock(0, rng.standard_normal((n, 3)).astype(np.float32), np.ones(n, np.uint32))
+        for n in (20_000, rows)
+    )
+    spent = prepare(one, identity(3, SINGLE), n_components)
+    again = prepare(two, identity(3, SINGLE), n_components, spent)
+    fresh = prepare(two, identity(3, SINGLE), n_components)
+    assert np.shares_memory(again.slices[0], spent.slices[0])
+    for a, b in zip(again.slices, fresh.slices, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.strides == b.strides
