@@ -121,4 +121,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Imported, so that the kernel goes by name, as the package's own do, and not by value.
+    from overhead import main as run
+
+    run()
