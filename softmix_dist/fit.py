@@ -136,7 +136,9 @@ class _Fit:
                 self.dataset, self.engine, self.settings.n_components, self._surveyed
             )
         except (InputError, StoreError):
-            self._forget()
+            # Where passes are known the data were good: it is their store that fails.
+            if self.journal is not None and not self.journal.n_known:
+                self._forget()
             raise
         if self.settings.n_components > self.design.n_observed:
             raise InputError(

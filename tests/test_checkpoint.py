@@ -19,7 +19,13 @@ from softmix_dist import SoftmaxMixture, checkpoint
 from softmix_dist.codec import DamagedError, decode, encode, from_bytes, same, to_bytes
 from softmix_dist.data.dataset import ArrayDataset
 from softmix_dist.data.place import place_at
-from softmix_dist.errors import CheckpointWarning, InputError, NumericalError, StoreError
+from softmix_dist.errors import (
+    CheckpointWarning,
+    InputError,
+    NumericalError,
+    StoreError,
+    StoreUnavailableError,
+)
 from softmix_dist.fit import Settings, fit
 from softmix_dist.model import Mixture
 from softmix_dist.sums import Extent, ScoreSums
@@ -276,6 +282,20 @@ def test_data_that_were_refused_leave_nothing(medium, tmp_path):
     with pytest.raises(NumericalError):
         fit_in(tmp_path / "kept", medium.dataset(BLOCK_ROWS), far)
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_store_that_fails_later_loses_nothing(dataset, tmp_path, monkeypatch):
+    fit_in(tmp_path, dataset, n_passes=5)
+    kept = sorted(path.name for path in tmp_path.iterdir())
+
+    def unavailable(*arguments):
+        raise StoreUnavailableError("the endpoint does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("softmix_dist.fit.survey", unavailable)
+        with pytest.raises(StoreUnavailableError):
+            fit_in(tmp_path, dataset)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
 
 
 def test_the_estimator_goes_on(medium, tmp_path):
