@@ -19,8 +19,10 @@ import xarray
 from command import softmix
 from endpoint import BUCKET, Proxy, ask, free_port, s3_server
 from engines import cluster_of, local
+from problems import signature
 
 from softmix_dist import SoftmaxMixture, open_dataset
+from softmix_dist.checkpoint import remove_checkpoint
 from softmix_dist.data import objects, predictions, store
 from softmix_dist.data.dataset import MARK
 from softmix_dist.data.place import place_at
@@ -195,6 +197,30 @@ def test_a_place_keeps_whole_files(url):
 
 
 # ------------------------------------------------------------------ what is not there
+
+
+def test_a_fit_goes_on_from_a_checkpoint_there(url, tmp_path):
+    simulate(f"{url}/data.zarr", **SHAPE, seed=3, block_rows=512)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        if row.get("pass") == 5:
+            raise Stopped
+
+    model = SoftmaxMixture(2, sketch_rows=500)
+    where = {"n_threads": 1, "checkpoint": f"{url}/kept"}
+    with pytest.raises(Stopped):
+        model.fit(f"{url}/data.zarr", progress=stop, **where)
+    assert len(place_at(f"{url}/kept").keys()) > 5
+    told = []
+    found = model.fit(f"{url}/data.zarr", progress=told.append, **where).result_
+    assert told[0]["phase"] == "resume"
+    plain = SoftmaxMixture(2, sketch_rows=500).fit(f"{url}/data.zarr", n_threads=1).result_
+    assert signature(found) == signature(plain)
+    remove_checkpoint(place_at(f"{url}/kept"))
+    assert place_at(f"{url}/kept").keys() == []
 
 
 def test_a_group_that_is_not_there(url):
