@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -40,6 +41,14 @@ _CLASSES = {
         Start,
     )
 }  # fmt: skip
+
+
+# What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed); RuntimeError for
+# an archive that says it is encrypted, among others.
+_UNREADABLE = (
+    AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, ValueError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class DamagedError(ValueError):
@@ -151,8 +160,7 @@ def from_bytes(content: bytes) -> dict[str, Encoded]:
                 numbers = range(sum(key.startswith(f"{name}.") for key in archive.files))
                 found[name] = Encoded(tree, [archive[f"{name}.{i}"] for i in numbers])
             return found
-    except (ValueError, OSError, KeyError, EOFError, AttributeError, NotImplementedError,
-            zipfile.BadZipFile, RecursionError) as error:  # fmt: skip
+    except _UNREADABLE as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
 
 

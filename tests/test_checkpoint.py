@@ -394,6 +394,23 @@ def test_only_what_is_the_same_compares_so():
     assert not same(encode(np.array([np.inf])), encode(np.array([-np.inf])), 1e-8)
 
 
+def test_bytes_that_are_damaged_anywhere_are_read_or_refused():
+    content = to_bytes({"answer": encode(VALUES)})
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(2000):
+        damaged = bytearray(
+            content[: rng.integers(1, len(content))] if rng.random() < 0.2 else content
+        )
+        for place in rng.integers(0, len(damaged), rng.integers(1, 10)):
+            damaged[place] = rng.integers(256)
+        try:
+            decode(from_bytes(bytes(damaged))["answer"])
+        except (DamagedError, KeyError):
+            refused += 1
+    assert refused > 1000
+
+
 def test_reading_executes_nothing():
     with pytest.raises(TypeError, match="object cannot be kept"):
         encode(object())

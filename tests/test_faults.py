@@ -64,18 +64,21 @@ def three() -> Iterator[Client]:
 
 @dataclass(frozen=True)
 class Blow:
-    """Kills worker processes from inside a task, once: where its token still lies."""
+    """Kills worker processes from inside a task, once: while its token lies there.
+
+    Without pids only the process of the task.
+    """
 
     token: Path
-    pids: tuple[int, ...]
+    pids: tuple[int, ...] = ()
 
     def strike(self) -> None:
         try:
             self.token.unlink()
         except FileNotFoundError:
             return
-        # The own process last.
-        for pid in sorted(self.pids, key=lambda pid: pid == os.getpid()):
+        own = os.getpid()
+        for pid in (*(pid for pid in self.pids if pid != own), own):
             os.kill(pid, signal.SIGKILL)
         time.sleep(60)
 
@@ -131,23 +134,10 @@ def test_workers_killed_in_any_phase(dataset, expected, three, tmp_path, n_kille
     blow = Blow(tmp_path / "token", tuple(pids if n_killed == 3 else []))
     blow.token.write_text("")
     with on_cluster(three, streamed, blocks_per_shard=2) as engine:
-        if n_killed == 1:
-            found = fit_on(Struck(engine, OwnBlow(blow.token), phase), dataset)
-        else:
-            found = fit_on(Struck(engine, blow, phase), dataset)
+        found = fit_on(Struck(engine, blow, phase), dataset)
     assert not blow.token.exists()
     assert signature(found) == expected
     wait_until(lambda: sum(map(psutil.pid_exists, pids)) == 3 - n_killed)
-
-
-class OwnBlow(Blow):
-    """Kills only the process that it struck in."""
-
-    def __init__(self, token: Path):
-        super().__init__(token, ())
-
-    def strike(self) -> None:
-        Blow(self.token, (os.getpid(),)).strike()
 
 
 def who(block: Any) -> Counter[str]:

@@ -28,6 +28,7 @@ from softmix_dist.data.dataset import MARK
 from softmix_dist.data.place import place_at
 from softmix_dist.data.simulate import simulate
 from softmix_dist.data.store import new_group
+from softmix_dist.data.store_errors import without_secrets
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.errors import StoreError, StoreUnavailableError
 
@@ -484,7 +485,7 @@ def test_no_secret_is_told(proxy, url, impatient, client, caplog, monkeypatch):
 
 def test_messages_lose_what_may_be_secret():
     text = "http://me:word@host/x?X-Amz-Signature=abc and " + " ".join(SECRETS.values())
-    assert objects.without_secrets(text) == "http://host/x and " + " ".join(["***"] * len(SECRETS))
+    assert without_secrets(text) == "http://host/x and " + " ".join(["***"] * len(SECRETS))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import click
 
 from softmix_dist.cli.cluster import cluster_options, connected
 from softmix_dist.cli.exits import Interrupted
-from softmix_dist.errors import ClusterError, InputError
+from softmix_dist.errors import ClusterError, InputError, StoreUnavailableError
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _kept_passes(checkpoint: str | None) -> Iterator[None]:
     """Say where they are, when a fit ends before its time."""
     try:
         yield
-    except (ClusterError, KeyboardInterrupt, Interrupted):
+    except (ClusterError, StoreUnavailableError, KeyboardInterrupt, Interrupted):
         if checkpoint is not None:
             click.echo(f"the passes that were made are kept in {checkpoint}", err=True)
         raise

@@ -169,21 +169,22 @@ class ClusterEngine:
         return [answer for _, answer in self._compute(graph, f"{name}-all")]
 
     def _compute(self, graph: dict[_Key, Any], key: _Key) -> Any:
-        future = self._submit(graph, key)
+        (future,) = self._submit(graph, [key])
         try:
             return result_of(self.client, future, self.settings.stall_timeout)
         finally:
             future.release()
 
-    def _submit(self, graph: Mapping[Any, Any], keys: Any) -> Any:
+    def _submit(self, graph: Mapping[Any, Any], keys: list[Any]) -> list[Future]:
         with cluster_errors(), warnings.catch_warnings():
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")
             try:
-                return self.client.get(graph, keys, sync=False)
+                futures: list[Future] = self.client.get(graph, keys, sync=False)
+                return futures
             except BaseException:
                 # Interrupted after they were sent, perhaps.
-                cancel(self.client, keys if isinstance(keys, list) else [keys])
+                cancel(self.client, keys)
                 raise
 
     def _release(self) -> None:

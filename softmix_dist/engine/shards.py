@@ -16,6 +16,7 @@ from softmix_dist.blocks import Block, RawBlock
 from softmix_dist.engine.blas import single_blas_thread
 from softmix_dist.sums import Node, merge
 
+# Takes a stored block and, as ``spent``, one whose memory it may use again (`kernels.prepare`).
 Prepare = Callable[..., Block]
 Kernel = Callable[[Block], Any]
 
