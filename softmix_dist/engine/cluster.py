@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 from distributed.client import Future
 from distributed.protocol.pickle import dumps
@@ -180,7 +181,10 @@ class ClusterEngine:
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")
             try:
-                futures: list[Future] = self.client.get(graph, keys, sync=False)
+                # As a layer with a name: Dask hashes each task of a plain dictionary, a third of
+                # the client's and scheduler's time, for a name that is used for nothing here.
+                layers = HighLevelGraph.from_collections("softmix", graph)
+                futures: list[Future] = self.client.get(layers, keys, sync=False)
                 return futures
             except BaseException:
                 # Interrupted after they were sent, perhaps.
