@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from softmix_dist.arrays import namespace
 from softmix_dist.errors import StoreError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -75,6 +76,11 @@ class Block:
     observed: Array | None
     findings: Findings
     start: int = 0
+
+    @property
+    def xp(self) -> Any:
+        """Namespace of its arrays: NumPy, or that of the device where they are."""
+        return namespace(self.draws)
 
     def check(self) -> None:
         """Raise `StoreError` if values that were good at the survey no longer are."""

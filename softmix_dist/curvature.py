@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from softmix_dist.arrays import host, rows_at_once
 from softmix_dist.blocks import Block
 from softmix_dist.model import Mixture
 from softmix_dist.sums import Extent, InformationSums, ProductSums
@@ -28,33 +29,34 @@ def information(block: Block, mixture: Mixture) -> InformationSums:
     InformationSums
         K weighted Grams over candidates, one Gram of responsibilities times features.
     """
-    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
-    columns, n_components = coefficients.shape
+    xp = block.xp
+    columns, n_components = mixture.coefficients.shape
+    coefficients = xp.asarray(mixture.coefficients)
     size = n_components * columns
-    step = max(64, _BUFFER // size)
-    candidates = np.zeros((size, columns))
-    pairs = np.zeros((size, size))
+    step = rows_at_once(xp, size, _BUFFER, 64)
+    candidates = xp.zeros((size, columns))
+    pairs = xp.zeros((size, size))
     for part, stored in block.parts():
         for first in range(0, len(stored), step):
-            x = np.ascontiguousarray(stored[first : first + step], dtype=np.float64)
+            x = xp.ascontiguousarray(stored[first : first + step], dtype=np.float64)
             rows = slice(part.start + first, part.start + first + len(x))
             logits = x @ coefficients
             if block.log_base is not None:
                 logits += block.log_base[rows, None]
-            times = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[rows]
+            times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[rows]
             # 1. Over candidates: u_j exp(b_k + x_j.theta_k).
-            e = np.exp(logits) * times[:, None]
+            e = xp.exp(logits) * times[:, None]
             spread = (e[:, :, None] * x[:, None, :]).reshape(len(x), size)
-            candidates += np.dot(spread.T, x)
+            candidates += xp.dot(spread.T, x)
             # 2. Over draws, at the rows that have any: n_j r_jk r_jm.
             n = block.draws[rows] * times
-            seen = np.flatnonzero(n > 0)
+            seen = xp.flatnonzero(n > 0)
             logits = logits[seen]
-            resp = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-            resp *= np.sqrt(n[seen])[:, None] / resp.sum(axis=1, keepdims=True)
+            resp = xp.exp(logits - logits.max(axis=1, keepdims=True))
+            resp *= xp.sqrt(n[seen])[:, None] / resp.sum(axis=1, keepdims=True)
             outer = (resp[:, :, None] * x[seen, None, :]).reshape(len(seen), size)
-            pairs += np.dot(outer.T, outer)
-    return InformationSums(candidates.reshape(n_components, columns, columns), pairs)
+            pairs += xp.dot(outer.T, outer)
+    return InformationSums(host(candidates).reshape(n_components, columns, columns), host(pairs))
 
 
 def information_product(
@@ -78,28 +80,29 @@ def information_product(
         Two products with each slice of features: of 2K columns, and back of 2K columns.
     """
     n_components = mixture.n_components
-    coefficients = np.block(
-        [[mixture.offsets, direction.offsets], [mixture.atoms.T, direction.atoms.T]]
-    ).astype(dtype)
+    xp = block.xp
+    both_ways = np.concatenate([mixture.coefficients, direction.coefficients], axis=1)
+    coefficients = xp.asarray(both_ways.astype(dtype))
     columns = len(coefficients)
-    total = np.zeros((2 * n_components, columns))
+    total = xp.zeros((2 * n_components, columns))
     for part, stored in block.parts():
         x = stored.astype(dtype, copy=False)
         both = x @ coefficients
         logits, moved = both[:, :n_components], both[:, n_components:]
         if block.log_base is not None:
             logits += block.log_base[part, None].astype(dtype)
-        times = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
+        times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = block.draws[part] * times
         # Candidates that are not available have no logits and no draws.
-        top = np.maximum(logits.max(axis=1, keepdims=True), np.finfo(dtype).min)
-        resp = np.exp(logits - top)
-        resp /= np.maximum(resp.sum(axis=1, keepdims=True), 1)
-        mean = np.sum(resp * moved, axis=1, keepdims=True)
-        scaled = np.empty_like(both)
-        scaled[:, :n_components] = np.exp(logits) * times[:, None] * moved
+        top = xp.maximum(logits.max(axis=1, keepdims=True), np.finfo(dtype).min)
+        resp = xp.exp(logits - top)
+        resp /= xp.maximum(resp.sum(axis=1, keepdims=True), 1)
+        mean = xp.sum(resp * moved, axis=1, keepdims=True)
+        scaled = xp.empty_like(both)
+        scaled[:, :n_components] = xp.exp(logits) * times[:, None] * moved
         scaled[:, n_components:] = resp * (moved - mean) * n[:, None]
-        total += np.dot(scaled.T, x)
+        total += xp.dot(scaled.T, x)
+    total = host(total)
     return ProductSums(total[:n_components], total[n_components:])
 
 
@@ -118,12 +121,12 @@ def extent(block: Block, directions: Mixture) -> Extent:
         One entry for each atom.
     """
     block.check()
-    coefficients = np.column_stack([directions.offsets, directions.atoms]).T
+    coefficients = block.xp.asarray(directions.coefficients)
     found = Extent(*(np.full(directions.n_components, side) for side in (np.inf, -np.inf)))
     for part, stored in block.parts():
         utilities = stored.astype(np.float64) @ coefficients
         if block.log_base is not None:
             utilities = utilities[block.log_base[part] > -np.inf]
         if len(utilities):
-            found += Extent(utilities.min(axis=0), utilities.max(axis=0))
+            found += Extent(host(utilities.min(axis=0)), host(utilities.max(axis=0)))
     return found

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from softmix_dist.arrays import host
+from softmix_dist.batched import batched_score
 from softmix_dist.blocks import Array, Block, Finding, Findings, RawBlock, candidate_totals, inspect
 from softmix_dist.model import Frame, Mixture, block_dtype
 from softmix_dist.sums import DesignSums, ScoreSums
@@ -117,9 +119,10 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
         In float64; zero where the block has findings.
     Findings
     """
+    xp = block.xp
     columns = block.slices[0].shape[1] if block.slices else 1
-    gram = np.zeros((columns, columns))
-    draws = np.zeros(columns)
+    gram = xp.zeros((columns, columns))
+    draws = xp.zeros(columns)
     log_base = 0.0
     if not block.findings:
         for part, stored in block.parts():
@@ -129,13 +132,14 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
                 gram += x.T @ x
             else:
                 base = block.log_base[part]
-                u = np.exp(base)
+                u = xp.exp(base)
                 gram += x.T @ (x * u[:, None])
-                log_base += float(u @ np.where(u > 0, base, 0.0))
+                log_base += float(u @ xp.where(u > 0, base, 0.0))
     # Totals may pass 2^53: added as integers, block by block.
     n_draws = 0 if block.findings else int(block.draws.astype(np.uint64).sum())
-    n_observed = int(np.count_nonzero(block.draws))
-    return DesignSums(gram, draws, log_base, n_draws, n_observed, len(block.draws)), block.findings
+    n_observed = int(xp.count_nonzero(block.draws))
+    sums = host(gram), host(draws), log_base
+    return DesignSums(*sums, n_draws, n_observed, len(block.draws)), block.findings
 
 
 def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tuple[ScoreSums, ...]:
@@ -160,6 +164,10 @@ def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tu
     over draws. Where lambda underflows at a row with draws, or an exponential
     overflows, the slice is done again with shifted exponents in float64.
     """
+    if block.xp is not np:
+        return tuple(
+            batched_score(block, mixture, dtype) or _guarded(block, mixture) for mixture in mixtures
+        )
     # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
@@ -177,7 +185,7 @@ class _Sweep:
         rows, columns = block.slices[0].shape
         n_components = mixture.n_components
         self.mixture = mixture
-        self.coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(dtype)
+        self.coefficients = mixture.coefficients.astype(dtype)
         self.ones = np.ones(n_components, dtype)
         self.order = layout(n_components)
         self.buffer = np.empty(rows * n_components, dtype)
@@ -264,8 +272,9 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
     Where a sum over candidates still overflows it is infinite: the solver reads that
     as a normaliser predicted far too low.
     """
-    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
-    columns, n_components = coefficients.shape
+    xp = block.xp
+    columns, n_components = mixture.coefficients.shape
+    coefficients = xp.asarray(mixture.coefficients)
     sums = ScoreSums(
         0.0,
         np.zeros((n_components, columns)),
@@ -274,23 +283,23 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
     )
     for part, stored in block.parts():
         x = stored.astype(np.float64)
-        w = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
+        w = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = w * block.draws[part]
-        base = np.zeros(len(x)) if block.log_base is None else block.log_base[part]
+        base = xp.zeros(len(x)) if block.log_base is None else block.log_base[part]
         logits = x @ coefficients + base[:, None]
         top = logits.max(axis=1, keepdims=True)
         top[top == -np.inf] = 0.0
-        shifted = np.exp(logits - top)
+        shifted = xp.exp(logits - top)
         lam = shifted.sum(axis=1, keepdims=True)
         seen = n > 0
         resp = shifted[seen] * (n[seen, None] / lam[seen])
-        e = np.exp(logits) * w[:, None]
-        candidates = e.T @ x
+        e = xp.exp(logits) * w[:, None]
+        candidates = host(e.T @ x)
         candidates[~np.isfinite(candidates[:, 0])] = np.inf
         sums += ScoreSums(
-            float(n[seen] @ (np.log(lam[seen]) + top[seen])[:, 0]),
+            float(n[seen] @ (xp.log(lam[seen]) + top[seen])[:, 0]),
             candidates,
-            resp.T @ x[seen],
-            e.T @ np.where(base > -np.inf, base, 0.0),
+            host(resp.T @ x[seen]),
+            host(e.T @ xp.where(base > -np.inf, base, 0.0)),
         )
     return sums

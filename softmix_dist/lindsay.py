@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from softmix_dist.arrays import host
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Mixture
 
@@ -48,21 +49,21 @@ def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> Gradien
     -----
     Source: Lindsay, Ann. Statist. 11 (1983), 86-94.
     """
-    at = np.column_stack([mixture.offsets, mixture.atoms]).T
-    tried = np.column_stack([atoms.offsets, atoms.atoms]).T
+    xp = block.xp
+    at, tried = xp.asarray(mixture.coefficients), xp.asarray(atoms.coefficients)
     sums = GradientSums(np.zeros(tried.shape[1]), np.zeros(tried.shape[1]))
     for part, stored in block.parts():
         x = stored.astype(np.float64)
-        times = np.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
-        base = times if block.log_base is None else times * np.exp(block.log_base[part])
+        times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
+        base = times if block.log_base is None else times * xp.exp(block.log_base[part])
         logits = x @ tried
-        candidates = base @ np.exp(logits)
+        candidates = base @ xp.exp(logits)
         # The base measure cancels in A / pi, so exponents are shifted row by row.
         n = times * block.draws[part]
         seen = n > 0
         own = x[seen] @ at
         top = own.max(axis=1, keepdims=True)
-        log_density = top[:, 0] + np.log(np.exp(own - top).sum(axis=1))
-        draws = n[seen] @ np.exp(logits[seen] - log_density[:, None])
-        sums += GradientSums(candidates, draws)
+        log_density = top[:, 0] + xp.log(xp.exp(own - top).sum(axis=1))
+        draws = n[seen] @ xp.exp(logits[seen] - log_density[:, None])
+        sums += GradientSums(host(candidates), host(draws))
     return sums

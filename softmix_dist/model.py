@@ -49,6 +49,11 @@ class Mixture:
         """K (L + 1): offsets and coordinates of the atoms."""
         return self.offsets.size + self.atoms.size
 
+    @property
+    def coefficients(self) -> Array:
+        """(L + 1, K): what the homogeneous features (1, x) are multiplied with."""
+        return np.column_stack([self.offsets, self.atoms]).T
+
 
 @dataclass(frozen=True)
 class Frame:

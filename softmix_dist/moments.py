@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from softmix_dist.arrays import host, rows_at_once
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Coordinates
 
@@ -102,28 +103,29 @@ def second_moments(block: Block, coordinates: Coordinates) -> SecondMomentSums:
     -------
     SecondMomentSums
     """
-    to_standard = coordinates.homogeneous()[1:].T
+    xp = block.xp
+    to_standard = xp.asarray(coordinates.homogeneous()[1:].T)
     n_features = to_standard.shape[1]
-    first, second = np.zeros(n_features), np.zeros((n_features, n_features))
-    powers, mass = np.zeros((3, n_features)), 0.0
+    first, second = xp.zeros(n_features), xp.zeros((n_features, n_features))
+    powers, mass = xp.zeros((3, n_features)), 0.0
     draws = _draws(block)
     for rows, x in _pieces(block):
         # 1. Over candidates. Those not available, log u = -inf, have u = 0.
-        z = np.dot(x.astype(np.float64), to_standard)
-        u = np.ones(len(z)) if block.log_base is None else np.exp(block.log_base[rows])
+        z = xp.dot(x.astype(np.float64), to_standard)
+        u = xp.ones(len(z)) if block.log_base is None else xp.exp(block.log_base[rows])
         if block.multiplicity is not None:
             u *= block.multiplicity[rows]
         square = z * z
-        powers += np.stack([np.dot(u, square), np.dot(u, square * z), np.dot(u, square * square)])
+        powers += xp.stack([xp.dot(u, square), xp.dot(u, square * z), xp.dot(u, square * square)])
         mass += float(u.sum())
         # 2. Over draws, at the rows that have any.
         n, z_n = draws[rows], z
-        seen = np.flatnonzero(n)
+        seen = xp.flatnonzero(n)
         if seen.size < n.size:
             n, z_n = n[seen], z[seen]
-        first += np.dot(n, z_n)
-        second += np.dot(z_n.T, z_n * n[:, None])
-    return SecondMomentSums(first, second, powers, float(draws.sum()), mass)
+        first += xp.dot(n, z_n)
+        second += xp.dot(z_n.T, z_n * n[:, None])
+    return SecondMomentSums(host(first), host(second), host(powers), float(draws.sum()), mass)
 
 
 def projected_moments(
@@ -151,35 +153,38 @@ def projected_moments(
     -------
     ProjectedMomentSums
     """
-    to_standard = coordinates.homogeneous()[1:].T
+    xp = block.xp
+    to_standard = xp.asarray(coordinates.homogeneous()[1:].T)
     n_directions, n_features = directions.shape
-    hermite = np.zeros((n_directions, 2 * n_components))
-    mixed = np.zeros((n_directions, n_components, n_features))
-    axes = np.zeros((n_features, 0)) if basis is None else basis
-    linear, third = np.zeros(axes.shape[1]), np.zeros((axes.shape[1],) * 3)
+    ways = xp.asarray(directions.T)
+    hermite = xp.zeros((n_directions, 2 * n_components))
+    mixed = xp.zeros((n_directions, n_components, n_features))
+    axes = xp.zeros((n_features, 0)) if basis is None else xp.asarray(basis)
+    linear, third = xp.zeros(axes.shape[1]), xp.zeros((axes.shape[1],) * 3)
     draws = _draws(block)
     for rows, x in _pieces(block):
         n = draws[rows]
-        seen = np.flatnonzero(n)
+        seen = xp.flatnonzero(n)
         if not seen.size:
             continue
         if seen.size < n.size:
             n, x = n[seen], x[seen]
-        z = np.dot(x.astype(np.float64), to_standard)
+        z = xp.dot(x.astype(np.float64), to_standard)
         # 1. n He_r by He_{r+1} = t He_r - r He_{r-1}, which is linear in n.
-        t = np.dot(z, directions.T)
-        before, current = np.zeros_like(t), np.repeat(n[:, None], n_directions, axis=1)
+        t = xp.dot(z, ways)
+        before, current = xp.zeros_like(t), xp.repeat(n[:, None], n_directions, axis=1)
         for r in range(2 * n_components):
             hermite[:, r] += current.sum(axis=0)
             if r < n_components:
-                mixed[:, r] += np.dot(current.T, z)
+                mixed[:, r] += xp.dot(current.T, z)
             before, current = current, t * current - r * before
         # 2. Third powers in the subspace, one face of the tensor at a time.
-        y = np.dot(z, axes)
-        linear += np.dot(n, y)
+        y = xp.dot(z, axes)
+        linear += xp.dot(n, y)
         for a in range(y.shape[1]):
-            third[a] += np.dot(y.T, y * (n * y[:, a])[:, None])
+            third[a] += xp.dot(y.T, y * (n * y[:, a])[:, None])
     # 3. From powers to the Hermite tensor.
+    hermite, mixed, linear, third = map(host, (hermite, mixed, linear, third))
     term = np.multiply.outer(linear, np.eye(len(linear)))
     third -= term + term.transpose(1, 0, 2) + term.transpose(1, 2, 0)
     return ProjectedMomentSums(directions, hermite, mixed, None if basis is None else third)
@@ -191,9 +196,10 @@ def _draws(block: Block) -> Array:
 
 
 def _pieces(block: Block) -> Iterator[tuple[slice, Array]]:
-    """Yield the slices of the block in pieces of at most _ROWS rows, with their rows."""
+    """Yield the slices of the block in pieces, with their rows: on the host _ROWS at most."""
     for part, x in block.parts():
-        for start in range(0, len(x), _ROWS):
-            piece = x[start : start + _ROWS]
+        step = rows_at_once(block.xp, x.shape[1], _ROWS * x.shape[1])
+        for start in range(0, len(x), step):
+            piece = x[start : start + step]
             low = part.start + start
             yield slice(low, low + len(piece)), piece

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from softmix_dist.arrays import host
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Mixture
 from softmix_dist.sums import PearsonSums
@@ -35,7 +36,7 @@ def sample_sums(block: Block, counts: Any, mixture: Mixture) -> Array:
     (S, K, L + 1) array
         sum_j n_sj r_jk (1, x_j), in float64: all that the scores need.
     """
-    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
+    coefficients = mixture.coefficients
     columns, n_components = coefficients.shape
     size = n_components * columns
     step = max(64, _BUFFER // size)
@@ -79,11 +80,12 @@ def pearson(block: Block, mixture: Mixture, n_draws: int) -> PearsonSums:
     instead: that one candidate would pull its estimate to 1, whatever the others say.
     """
     block.check()
-    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
-    expected = np.empty(len(block.draws))
+    xp = block.xp
+    coefficients = xp.asarray(mixture.coefficients)
+    expected = xp.empty(len(block.draws))
     for part, stored in block.parts():
         logits = stored.astype(np.float64) @ coefficients
         if block.log_base is not None:
             logits += block.log_base[part, None]
-        expected[part] = np.exp(logits).sum(axis=1)
-    return PearsonSums.of(block.draws, n_draws * expected)
+        expected[part] = xp.exp(logits).sum(axis=1)
+    return PearsonSums.of(host(block.draws), n_draws * host(expected))

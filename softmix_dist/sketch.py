@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from softmix_dist.arrays import host
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Mixture
 
@@ -111,33 +112,33 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
         Row j is kept with probability min(1, m (u_j / 2U + q_j / 2)), or, where a mixture
         is given, min(1, m (u_j / 4U + q_j / 4 + mean_k A_j(theta_k) / 2)).
     """
-    rows = len(block.draws)
-    log_base = np.zeros(rows) if block.log_base is None else block.log_base
+    rows, draws = len(block.draws), host(block.draws)
+    log_base = np.zeros(rows) if block.log_base is None else host(block.log_base)
     if sampling.n_candidates <= sampling.n_rows:
         chance = np.ones(rows)
         kept = np.flatnonzero(log_base > -np.inf)
     else:
         base = np.exp(log_base - sampling.log_candidates)
-        share = 0.5 * base + 0.5 * block.draws / sampling.n_draws
+        share = 0.5 * base + 0.5 * draws / sampling.n_draws
         if sampling.mixture is not None:
             share = 0.5 * share + 0.5 * _mean_softmax(block, log_base, sampling.mixture)
         chance = np.minimum(1.0, sampling.n_rows * share)
         kept = np.flatnonzero(uniforms(sampling.seed, block.start, rows, sampling.number) < chance)
-    features = [
-        x[kept[(kept >= part.start) & (kept < part.stop)] - part.start, 1:]
-        for part, x in block.parts()
-    ]
+    features = []
+    for part, x in block.parts():
+        of_part = kept[(kept >= part.start) & (kept < part.stop)] - part.start
+        features.append(host(x[block.xp.asarray(of_part), 1:]))
     return SketchRows(
         block.start + kept,
         np.concatenate(features),
         log_base[kept],
-        block.draws[kept],
+        draws[kept],
         chance[kept],
     )
 
 
 def _mean_softmax(block: Block, log_base: Array, mixture: Mixture) -> Array:
     """Mean over components of their softmax at each row, (rows,)."""
-    coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T
-    logits = [x.astype(np.float64) @ coefficients for _, x in block.parts()]
+    coefficients = block.xp.asarray(mixture.coefficients)
+    logits = [host(x.astype(np.float64) @ coefficients) for _, x in block.parts()]
     return np.asarray(np.exp(np.concatenate(logits) + log_base[:, None]).mean(axis=1))

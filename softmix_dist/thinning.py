@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from softmix_dist.arrays import host
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Mixture
 from softmix_dist.sums import HeldOutSums
@@ -25,7 +26,8 @@ def first_half(block: Block, seed: int) -> Array:
     key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     counter = np.array([0, block.start, 0, _STREAM], dtype=np.uint64)
     generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
-    return generator.binomial(block.draws.astype(np.int64), 0.5).astype(np.float64)
+    draws = host(block.draws).astype(np.int64)
+    return block.xp.asarray(generator.binomial(draws, 0.5).astype(np.float64))
 
 
 def on_half(block: Block, kernel: Callable[[Block], Any], seed: int) -> Any:
@@ -33,7 +35,7 @@ def on_half(block: Block, kernel: Callable[[Block], Any], seed: int) -> Any:
     if block.findings:
         return kernel(block)
     draws = first_half(block, seed)
-    observed = None if block.observed is None else np.flatnonzero(draws)
+    observed = None if block.observed is None else block.xp.flatnonzero(draws)
     return kernel(replace(block, draws=draws, observed=observed))
 
 
@@ -52,20 +54,21 @@ def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSum
     HeldOutSums
     """
     block.check()
+    xp = block.xp
     left = block.draws - first_half(block, seed)
     first = np.zeros(len(mixtures))
     second = np.zeros((len(mixtures), len(mixtures)))
     for part, stored in block.parts():
         n = left[part]
-        seen = np.flatnonzero(n)
+        seen = xp.flatnonzero(n)
         x = stored[seen].astype(np.float64)
-        logs = np.empty((len(seen), len(mixtures)))
+        logs = xp.empty((len(seen), len(mixtures)))
         for i, mixture in enumerate(mixtures):
-            logits = x @ np.column_stack([mixture.offsets, mixture.atoms]).T
-            top = logits.max(axis=1, initial=-np.inf)
-            logs[:, i] = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+            logits = x @ xp.asarray(mixture.coefficients)
+            top = logits.max(axis=1)
+            logs[:, i] = top + xp.log(xp.exp(logits - top[:, None]).sum(axis=1))
         if block.log_base is not None:
             logs += block.log_base[part][seen, None]
-        first += n[seen] @ logs
-        second += logs.T @ (n[seen, None] * logs)
+        first += host(n[seen] @ logs)
+        second += host(logs.T @ (n[seen, None] * logs))
     return HeldOutSums(first, second, int(left.sum()))

@@ -10,18 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from softmix_dist.blocks import Block, RawBlock
+from softmix_dist.blocks import RawBlock
+from softmix_dist.engine.device import find_device
 from softmix_dist.engine.plan import Plan, Worker, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
     Kernel,
     Prepare,
-    Shard,
     Source,
     itself,
     load,
     reduce_shard,
     split,
+)
+from softmix_dist.engine.slabs import (
+    load_on_device,
+    plan_on_devices,
+    reduce_on_device,
+    split_slabs,
 )
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
@@ -68,7 +74,10 @@ class LocalEngine:
         self.settings = replace(EngineSettings.configured(), **settings)
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")
         self.bytes_read = 0
-        self._shards: list[Shard] | list[list[tuple[int, Block]]] = []
+        self._shards: list[Any] = []
+        self.on_device = self.settings.device == "gpu"
+        self._load: Callable[..., Any] = load_on_device if self.on_device else load
+        self._reduce: Callable[..., Any] = reduce_on_device if self.on_device else reduce_shard
 
     def plan(self, source: Source, nbytes: int) -> Plan:
         """Decide how ``source``, of ``nbytes`` as blocks hold it, would be held and read.
@@ -77,33 +86,43 @@ class LocalEngine:
         ------
         InputError
             If there is no memory for a block in each thread.
+        ClusterError
+            If a device was asked for, and cannot be used.
         """
         workers = [Worker(self.n_threads, self.memory)]
+        if self.on_device:
+            return plan_on_devices(source, nbytes, workers, [find_device()], self.settings)
         keep, blocks_per_shard = self.settings.keep, self.settings.blocks_per_shard
         return make_plan(source, nbytes, workers, keep, blocks_per_shard)
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
         plan = self.plan(source, nbytes)
-        shards = split(source, plan.n_shards, prepare, recycles=not plan.keep)
         self.bytes_read = plan.bytes_read
-        self._shards = list(self._pool.map(load, shards)) if plan.keep else shards
+        shards: list[Any]
+        if self.on_device:
+            shards = split_slabs(source, plan.n_shards, prepare, nbytes)
+        else:
+            shards = split(source, plan.n_shards, prepare, recycles=not plan.keep)
+        self._shards = list(self._pool.map(self._load, shards)) if plan.keep else shards
         return str(plan)
 
     def reduce(self, kernel: Kernel) -> Any:
         """Sum of a kernel over all blocks, in the canonical order."""
-        return self._sum(kernel, self._shards)
+        return self._sum(kernel, self._shards, self._reduce)
 
     def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
         return self._sum(itself, self._split(source, task))
 
-    def _split(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Shard]:
+    def _split(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         n = count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
         return split(source, n, task)
 
-    def _sum(self, kernel: Kernel, shards: Sequence[Any]) -> Any:
-        parts = self._pool.map(partial(reduce_shard, kernel), shards)
+    def _sum(
+        self, kernel: Kernel, shards: Sequence[Any], reduce: Callable[..., Any] = reduce_shard
+    ) -> Any:
+        parts = self._pool.map(partial(reduce, kernel), shards)
         return total(merge(node for nodes in parts for node in nodes))
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:

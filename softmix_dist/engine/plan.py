@@ -37,11 +37,14 @@ class Worker:
         Limit, bytes; None where there is none.
     used : int
         Of the process before it has any data, bytes.
+    declares_gpu : bool
+        Whether it was started with ``--resources GPU=1``.
     """
 
     n_threads: int
     memory: int | None
     used: int = 0
+    declares_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Plan:
         Of all workers, bytes; None where one of them has no limit.
     task_bytes : int
         That one thread works in at most.
+    devices : str or None
+        In words, where passes are computed on them; ``keep`` is then about their memory.
+    held_bytes : int or None
+        That devices hold, where that is other than ``nbytes``.
     """
 
     n_workers: int
@@ -72,6 +79,8 @@ class Plan:
     n_tasks: int
     memory: int | None
     task_bytes: int
+    devices: str | None = None
+    held_bytes: int | None = None
 
     @property
     def bytes_read(self) -> int:
@@ -82,10 +91,14 @@ class Plan:
         limit = (
             "without a limit" if self.memory is None else f"{format_bytes(self.memory)} of memory"
         )
-        held = "kept in memory" if self.keep else "streamed: read again by every pass"
+        if self.devices is not None:
+            limit += f", {self.devices}"
+        where = "in memory" if self.devices is None else "on the device"
+        held = f"kept {where}" if self.keep else "streamed: read again by every pass"
+        nbytes = self.nbytes if self.held_bytes is None else self.held_bytes
         return (
             f"{_number(self.n_workers, 'worker')}, {_number(self.n_threads, 'thread')}, {limit}; "
-            f"{format_bytes(self.nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
+            f"{format_bytes(nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
             f"{_number(self.n_shards, 'shard')}, {_number(self.n_tasks, 'task')} a pass, "
             f"{format_bytes(self.task_bytes)} a thread"
         )

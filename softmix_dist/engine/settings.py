@@ -26,11 +26,20 @@ class EngineSettings:
     stall_timeout : float
         Seconds without a running worker, or without an answer of the scheduler, after which a
         fit gives up.
+    device : {"cpu", "gpu"}
+        What the passes are computed on.
+    device_share : float
+        Of the free memory of a device: that a fit may use.
+    mixed_devices : bool
+        Whether workers without a GPU may stand by while those with one compute.
     """
 
     keep: bool | None = None
     blocks_per_shard: int | None = None
     stall_timeout: float = 300.0
+    device: str = "cpu"
+    device_share: float = 0.8
+    mixed_devices: bool = False
 
     @classmethod
     def configured(cls) -> EngineSettings:
@@ -62,9 +71,23 @@ class EngineSettings:
                 "stall-timeout: expected a time such as 5 minutes, found "
                 f"{found['stall-timeout']!r}"
             )
+        device, share, mixed = found["device"], found["device-share"], found["mixed-devices"]
+        if device not in ("cpu", "gpu"):
+            problems.append(f"device: expected cpu or gpu, found {device!r}")
+        if not (isinstance(share, (int, float)) and 0 < share <= 1):
+            problems.append(f"device-share: expected a number in (0, 1], found {share!r}")
+        if not isinstance(mixed, bool):
+            problems.append(f"mixed-devices: expected true or false, found {mixed!r}")
         if problems:
             raise InputError("softmix.engine in Dask's configuration:\n- " + "\n- ".join(problems))
-        return cls(None if keep == "auto" else keep, blocks, stall)
+        return cls(None if keep == "auto" else keep, blocks, stall, device, float(share), mixed)
 
 
-_DEFAULTS = {"keep": "auto", "blocks-per-shard": None, "stall-timeout": "300 s"}
+_DEFAULTS = {
+    "keep": "auto",
+    "blocks-per-shard": None,
+    "stall-timeout": "300 s",
+    "device": "cpu",
+    "device-share": 0.8,
+    "mixed-devices": False,
+}

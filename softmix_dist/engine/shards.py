@@ -6,11 +6,15 @@ workers and not with the data, and the order of addition does not depend on them
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
+from dask.sizeof import sizeof
 
 from softmix_dist.blocks import Block, RawBlock
 from softmix_dist.engine.blas import single_blas_thread
@@ -21,8 +25,35 @@ Prepare = Callable[..., Block]
 Kernel = Callable[[Block], Any]
 
 
+@sizeof.register(Block)
+def _host_bytes(block: Block) -> int:
+    """Tell Dask how large a block is, or it would move shards about as if they were nothing.
+
+    One on a device is none of the host's memory, and would be spilled from it.
+    """
+    if block.xp is not np:
+        return sys.getsizeof(block)
+    arrays = (*block.slices, block.draws, block.log_base, block.multiplicity, block.observed)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
 class Source(Protocol):
     """What an engine needs to know of a data set."""
+
+    @property
+    def n_candidates(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the features as they are stored."""
+        ...
 
     @property
     def n_blocks(self) -> int:
@@ -91,19 +122,23 @@ class Shard:
 
 
 def split(
-    source: Source, n_shards: int, prepare: Callable[..., Any], recycles: bool = False
+    source: Source,
+    n_shards: int,
+    prepare: Callable[..., Any],
+    recycles: bool = False,
+    unit: int = 1,
 ) -> list[Shard]:
-    """Split the blocks of a source into contiguous shards of nearly equal size."""
-    n_blocks = source.n_blocks
-    n_shards = max(1, min(n_shards, n_blocks))
-    bounds = [n_blocks * i // n_shards for i in range(n_shards + 1)]
+    """Split the blocks of a source into contiguous shards of nearly equal size, ``unit`` whole."""
+    n_units = -(-source.n_blocks // unit)
+    n_shards = max(1, min(n_shards, n_units))
+    bounds = [min(unit * (n_units * i // n_shards), source.n_blocks) for i in range(n_shards + 1)]
     return [
         Shard(source.part(start, stop), start, stop, prepare, recycles)
         for start, stop in zip(bounds, bounds[1:], strict=False)
     ]
 
 
-def load(shard: Shard) -> list[tuple[int, Any]]:
+def load(shard: Iterable[tuple[int, Any]]) -> list[tuple[int, Any]]:
     """Read and prepare all blocks of a shard."""
     with single_blas_thread():
         return list(shard)

@@ -7,7 +7,7 @@ for a time that the user sets, and then says so.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,7 +23,9 @@ _LOOK = 2.0
 _REMEDY = "start workers, or a new cluster, and run it again"
 
 
-def result_of(client: Client, future: Future, stall: float) -> Any:
+def result_of(
+    client: Client, future: Future, stall: float, resources: Mapping[str, float] | None = None
+) -> Any:
     """Wait for a result, and cancel its tasks where it is not wanted any more.
 
     Parameters
@@ -32,6 +34,8 @@ def result_of(client: Client, future: Future, stall: float) -> Any:
     future : distributed.Future
     stall : float
         Seconds without a running worker, or without an answer of the scheduler, to wait at most.
+    resources : mapping, optional
+        Of Dask: workers that do not declare them do not count.
 
     Raises
     ------
@@ -40,7 +44,7 @@ def result_of(client: Client, future: Future, stall: float) -> Any:
     """
     try:
         with cluster_errors():
-            return _wait(client, future, stall)
+            return _wait(client, future, stall, resources or {})
     except BaseException:
         # An interrupt as well: nobody waits for these tasks, so nobody should make them.
         cancel(client, [future.key])
@@ -53,7 +57,7 @@ def cancel(client: Client, keys: list[Any]) -> None:
         client.cancel([Future(key, client) for key in keys])
 
 
-def _wait(client: Client, future: Future, stall: float) -> Any:
+def _wait(client: Client, future: Future, stall: float, resources: Mapping[str, float]) -> Any:
     seen = time.monotonic()
     while True:
         done = future.done()
@@ -64,16 +68,30 @@ def _wait(client: Client, future: Future, stall: float) -> Any:
                 raise
         try:
             threads = client.sync(client.scheduler.ncores_running, callback_timeout=_LOOK)
+            if threads and resources:
+                threads = _declaring(client, resources)
         except (TimeoutError, OSError):
             problem = "the scheduler did not answer"
         else:
             problem = "there was no running worker"
+            if resources:
+                problem += f" with --resources {' '.join(resources)}"
             if threads:
                 seen = time.monotonic()
         if time.monotonic() - seen > stall:
             raise ClusterError(
                 f"{problem} for {stall:.0f} seconds (softmix.engine.stall-timeout); {_REMEDY}"
             )
+
+
+def _declaring(client: Client, resources: Mapping[str, float]) -> list[str]:
+    """Addresses of running workers that declare some resources."""
+    identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_LOOK)
+    return [
+        address
+        for address, worker in identity["workers"].items()
+        if worker["status"] == "running" and resources.keys() <= worker["resources"].keys()
+    ]
 
 
 @contextmanager

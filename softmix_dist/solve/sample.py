@@ -200,7 +200,7 @@ class Sample:
 
     def density(self, mixture: Mixture) -> Array:
         """Density of a mixture relative to the base measure, (m,) float32, up to a constant."""
-        coefficients = np.column_stack([mixture.offsets, mixture.atoms]).T.astype(np.float32)
+        coefficients = mixture.coefficients.astype(np.float32)
         logs = np.empty(len(self.z), np.float32)
         for part in self._parts():
             logits = self.z[part] @ coefficients

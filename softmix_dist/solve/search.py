@@ -238,7 +238,7 @@ def _reduce(sample: Sample, point: Point, n_components: int, bar: float) -> Poin
 
 def _removal_costs(sample: Sample, point: Point) -> Array:
     """Likelihood lost when a component is removed and nothing else is changed, (K,)."""
-    coefficients = np.column_stack([point.mixture.offsets, point.mixture.atoms]).T
+    coefficients = point.mixture.coefficients
     # At a point that overflowed single precision nothing is known to be cheap.
     with np.errstate(over="ignore", invalid="ignore"):
         # Not the rows with draws by themselves: that would copy the sketch.
