@@ -172,6 +172,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         feature_names: Sequence[str] | None = None,
         client: Client | None = None,
         n_threads: int | None = None,
+        device: str | None = None,
         progress: Progress | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> SoftmaxMixture:
@@ -190,6 +191,9 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             Default: the current client if there is one, else the threads of this process.
         n_threads : int, optional
             Threads when there is no client; default: the CPUs that this process may use.
+        device : {"cpu", "gpu"}, optional
+            What the passes are computed on, here or on the workers; default: as configured,
+            ``softmix.engine.device``, and else the CPU. A GPU needs CuPy.
         progress : callable, optional
             Called with a dict after each pass.
         checkpoint : path, optional
@@ -209,10 +213,10 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         NumericalError
             If no start has a finite likelihood.
         ClusterError
-            If the cluster was lost.
+            If the cluster was lost, or a GPU was asked for that cannot be used.
         """
         dataset = as_dataset(data, counts, log_base, feature_names)
-        engine = engine_for(client, n_threads)
+        engine = engine_for(client, n_threads, device)
         try:
             settings = Settings(**self._plain_params())
             place = None if checkpoint is None else place_at(checkpoint)

@@ -161,13 +161,14 @@ def select_components(
     feature_names: Sequence[str] | None = None,
     client: Client | None = None,
     n_threads: int | None = None,
+    device: str | None = None,
     **parameters: Any,
 ) -> Selection:
     """Choose the number of components.
 
     Parameters
     ----------
-    data, counts, log_base, feature_names, client, n_threads
+    data, counts, log_base, feature_names, client, n_threads, device
         As for `SoftmaxMixture.fit`.
     components : iterable of int
         The numbers to try, in the same passes.
@@ -184,6 +185,8 @@ def select_components(
         If the data or the parameters cannot be used.
     NumericalError
         If no start of some K has a finite likelihood.
+    ClusterError
+        If the cluster was lost, or a GPU was asked for that cannot be used.
     """
     numbers = sorted(set(components))
     if not numbers:
@@ -195,7 +198,7 @@ def select_components(
         raise InputError(
             f"init: expected auto, search, subspace or random, found {every[0].init!r}"
         )
-    engine = engine_for(client, n_threads)
+    engine = engine_for(client, n_threads, device)
     try:
         with single_blas_thread():
             dataset = as_dataset(data, counts, log_base, feature_names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ transfers: Counter[str] = Counter()
 moved: Counter[str] = Counter()
 
 
-def _moved(direction: str, nbytes: int) -> None:
+def count(direction: str, nbytes: int) -> None:
     transfers[direction] += 1
     moved[direction] += nbytes
 
@@ -56,17 +57,26 @@ class ndarray:  # noqa: N801
     __module__ = "standin"
 
     def __init__(self, inner: np.ndarray):
-        self.inner = inner
+        self.stored = inner
+        # Brings what is on its way here.
+        self.arrive: Callable[[], None] | None = None
+
+    @property
+    def inner(self) -> np.ndarray:
+        if self.arrive is not None:
+            self.arrive()
+            self.arrive = None
+        return self.stored
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
     def get(self) -> np.ndarray:
-        _moved("down", self.inner.nbytes)
+        count("down", self.inner.nbytes)
         return self.inner.copy()
 
     def _scalar(self) -> Any:
-        _moved("scalar", self.inner.nbytes)
+        count("scalar", self.inner.nbytes)
         return self.inner.item()
 
     def __bool__(self) -> bool:
@@ -102,7 +112,7 @@ class ndarray:  # noqa: N801
         return self.inner
 
     def __setstate__(self, inner: Any) -> None:
-        self.inner = inner
+        self.__init__(inner)  # type: ignore[misc]
 
 
 def _function(name: str, inner: Any) -> Any:
@@ -154,7 +164,7 @@ def asarray(value: Any, dtype: Any = None) -> ndarray:
     if isinstance(value, ndarray):
         return _wrap(np.asarray(value.inner, dtype))
     found = np.array(value, dtype)
-    _moved("up", found.nbytes)
+    count("up", found.nbytes)
     return ndarray(found)
 
 

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import fcntl
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import standin
+from command import softmix
+from dask.sizeof import sizeof
+from distributed import Client, Scheduler, SpecCluster
+from distributed import Worker as DaskWorker
+from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster
+from fake_cuda import Runtime, installed, used
+from problems import signature
 from test_kernels import SINGLE, TOLERANCE, assert_sums, identity, mixture, oracle, rows
 
-from softmix_dist import curvature, kernels, lindsay, moments, robust, sketch, thinning
+from softmix_dist import (
+    SoftmaxMixture,
+    curvature,
+    kernels,
+    lindsay,
+    moments,
+    robust,
+    sketch,
+    thinning,
+)
 from softmix_dist.arrays import host, namespace
 from softmix_dist.batched import batched_score
+from softmix_dist.data.writer import write_dataset
+from softmix_dist.engine import device as device_module
+from softmix_dist.engine import slabs
+from softmix_dist.engine.device import Device
+from softmix_dist.engine.plan import Worker
+from softmix_dist.engine.settings import EngineSettings
+from softmix_dist.engine.slabs import choose_workers, plan_on_devices
+from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.kernels import prepare, score
-from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.model import Coordinates, Frame, Mixture
+from softmix_dist.selection import select_components
+from softmix_dist.survey import held_bytes
 
 DOUBLE = np.dtype(np.float64)
 
@@ -176,3 +205,335 @@ def test_features_of_half_precision_are_widened_for_the_arithmetic():
     assert_sums(
         score(away(block, np.float16), [mixture()], SINGLE)[0], oracle(raw, mixture()), 3e-6
     )
+
+
+# ------------------------------------------------------------------ the engine
+
+
+@pytest.fixture(scope="module")
+def dataset(medium):
+    return medium.dataset(BLOCK_ROWS)
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    """A device for this process, on which two blocks are a slab."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(slabs, "_SLAB", 2 * BLOCK_ROWS * 36)
+    with fresh(monkeypatch, Runtime()):
+        yield
+
+
+@contextmanager
+def fresh(monkeypatch, runtime, **options):
+    """The device of a process that has not looked for one."""
+    with installed(runtime, **options) as cupy:
+        monkeypatch.setattr(device_module, "_cupy", lambda: cupy)
+        device_module._gpu.cache_clear()
+        try:
+            yield
+        finally:
+            device_module._gpu.cache_clear()
+            for file in device_module._taken:
+                file.close()
+            device_module._taken.clear()
+
+
+@pytest.fixture(scope="module")
+def on_host(dataset):
+    with local(1) as engine:
+        return fit_on(engine, dataset)
+
+
+def test_a_fit_on_a_device_is_that_of_the_host(dataset, on_host, device):
+    with local(2, device="gpu") as engine:
+        found = fit_on(engine, dataset)
+    assert used[0] > 10
+    assert found.converged
+    assert found.n_passes == on_host.n_passes
+    np.testing.assert_allclose(found.log_likelihood, on_host.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(found.weights, on_host.weights, rtol=1e-6)
+    np.testing.assert_allclose(found.atoms, on_host.atoms, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.covariance, on_host.covariance, rtol=1e-4, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def bits():
+    """Signatures of the same fit on devices, which are all one."""
+    found = set()
+    yield found
+    assert len(found) <= 1
+
+
+@pytest.mark.parametrize("blocks_per_shard", [1, 3, 20])
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_same_bits_on_any_threads(dataset, device, bits, n_threads, streamed, blocks_per_shard):
+    options = {"device": "gpu", "blocks_per_shard": blocks_per_shard}
+    with local(n_threads, streamed, **options) as engine:
+        bits.add(signature(fit_on(engine, dataset)))
+    assert len(bits) == 1
+
+
+@pytest.mark.parametrize("resources", [None, {"GPU": 1}])
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+def test_the_same_bits_on_a_cluster(dataset, device, bits, streamed, resources):
+    more = {} if resources is None else {"resources": resources}
+    with cluster_of(2, **more) as client, on_cluster(client, streamed, device="gpu") as engine:
+        bits.add(signature(fit_on(engine, dataset)))
+    assert len(bits) == 1
+
+
+def test_data_that_are_kept_go_up_once(dataset, device):
+    with local(1, device="gpu") as engine:
+        standin.moved.clear()
+        fit_on(engine, dataset)
+    held = dataset.n_candidates * (4 * (dataset.n_features + 1) + 8)
+    assert held <= standin.moved["up"] < 1.2 * held
+
+
+def test_streamed_data_go_up_in_every_pass(dataset, device):
+    with local(1, streamed=True, device="gpu") as engine:
+        standin.moved.clear()
+        n_passes = fit_on(engine, dataset).n_passes
+    assert standin.moved["up"] > n_passes * dataset.n_candidates * 4 * dataset.n_features
+
+
+def blocks_on_device(data, **options):
+    first = data.read_block(0)
+    take = partial(prepare, frame=Frame.of(first.features, first.log_base), n_components=3)
+    with local(1, device="gpu", **options) as engine:
+        engine.load(data, take, held_bytes(data, first))
+        return [block for shard in engine._shards for _, block in shard]
+
+
+def test_half_precision_is_kept_where_that_is_exact(medium, device):
+    exact = replace(medium, features=medium.features.astype(np.float16)).dataset(BLOCK_ROWS)
+    assert {str(b.slices[0].dtype) for b in blocks_on_device(exact)} == {"float16"}
+    assert {str(b.slices[0].dtype) for b in blocks_on_device(medium.dataset(BLOCK_ROWS))} == {
+        "float32"
+    }
+    # Less a centre that half precision cannot hold they are no halves any more.
+    far = replace(medium, features=(2000 + medium.features).astype(np.float16))
+    found = blocks_on_device(far.dataset(BLOCK_ROWS))
+    wide = {str(b.slices[0].dtype) for b in found}
+    assert wide <= {"float16", "float32"}
+
+
+def test_slabs_hold_the_rows_in_order(dataset, device):
+    found = blocks_on_device(dataset, blocks_per_shard=6)
+    assert [b.start for b in found] == list(range(0, dataset.n_candidates, 2 * BLOCK_ROWS))
+    drawn = np.concatenate([host(b.draws) for b in found])
+    np.testing.assert_array_equal(drawn, dataset.counts)
+
+
+def test_what_is_wrong_with_the_data_is_told_as_ever(medium, device):
+    features = medium.features.copy()
+    features[700, 1] = np.nan
+    broken = medium.dataset(BLOCK_ROWS, features=features)
+    told = []
+    for where in ("cpu", "gpu"):
+        with local(2, device=where) as engine, pytest.raises(InputError) as caught:
+            fit_on(engine, broken)
+        told.append(str(caught.value))
+    assert "candidate 700" in told[0]
+    assert told[0] == told[1]
+
+
+def test_the_estimator_takes_a_device(medium, device):
+    def fitted_on(where):
+        model = SoftmaxMixture(2, n_init=2)
+        return model.fit(medium.features, medium.counts, n_threads=1, device=where)
+
+    np.testing.assert_allclose(fitted_on("gpu").atoms_, fitted_on("cpu").atoms_, atol=1e-5)
+    with pytest.raises(InputError, match="expected 'cpu' or 'gpu', found 'tpu'"):
+        fitted_on("tpu")
+
+
+def test_components_are_selected_on_a_device(medium, device):
+    found, wanted = (
+        select_components(
+            medium.features, medium.counts, components=[1, 2], n_init=2, n_threads=1, device=where
+        )
+        for where in ("gpu", "cpu")
+    )
+    assert found.recommended == wanted.recommended
+    for a, b in zip(found.candidates, wanted.candidates, strict=True):
+        np.testing.assert_allclose(a.behind, b.behind, atol=1e-9)
+
+
+# ------------------------------------------------------------------ plans and refusals
+
+H200 = Device("NVIDIA H200", "0000:01", 141 << 30, 140 << 30)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source of so many rows."""
+
+    n_candidates: int
+    n_features: int = 32
+    dtype: np.dtype = SINGLE
+    reads_ahead: int = 1
+
+    @property
+    def n_blocks(self):
+        return -(-self.n_candidates // 65_536)
+
+    @property
+    def block_bytes(self):
+        return 65_536 * (self.n_features * self.dtype.itemsize + 4)
+
+
+def planned(source, devices=(H200,), n_threads=1, **settings):
+    nbytes = source.n_candidates * (4 * (source.n_features + 1) + 8)
+    workers = [Worker(n_threads, 64 << 30, 1 << 28)] * len(devices)
+    return plan_on_devices(source, nbytes, workers, list(devices), EngineSettings(**settings))
+
+
+def test_data_stay_on_the_device_while_they_fit():
+    assert planned(Rows(700_000_000)).keep
+    assert not planned(Rows(1_000_000_000)).keep
+    assert planned(Rows(1_000_000_000, dtype=np.dtype(np.float16))).keep
+    assert planned(Rows(1_000_000_000), [H200, replace(H200, identity="0000:02")]).keep
+    # Two workers on one device share it.
+    assert not planned(Rows(1_000_000_000), [H200, H200]).keep
+    assert not planned(Rows(700_000_000), device_share=0.5).keep
+
+
+def test_the_plan_tells_of_devices():
+    told = str(planned(Rows(1_000_000)))
+    assert "1 x NVIDIA H200, 141.00 GiB of device memory" in told
+    assert "kept on the device" in told
+    told = str(planned(Rows(1_000_000_000), [H200, H200]))
+    assert "1 x NVIDIA H200" in told
+    assert "streamed: read again by every pass" in told
+
+
+def test_a_device_too_small_to_work_in_is_refused():
+    small = replace(H200, name="Small", memory=4 << 30, free=3 << 30)
+    with pytest.raises(ClusterError, match="too little device memory: 4 threads work in .* Small"):
+        planned(Rows(100_000_000), [small], n_threads=4)
+
+
+HOST = "127.0.0.1"
+ONE, NONE = Worker(1, None, declares_gpu=True), Worker(1, None)
+LACKS = ClusterError("CuPy is not installed; pip install it")
+
+
+def test_workers_with_a_device_are_chosen():
+    every = {"a": ONE, "b": ONE}
+    assert choose_workers(every, {"a": H200, "b": H200}, False) == (["a", "b"], {"GPU": 1.0})
+    bare = {"a": NONE, "b": NONE}
+    assert choose_workers(bare, {"a": H200, "b": H200}, False) == (["a", "b"], None)
+    mixed = {"a": ONE, "b": NONE}
+    assert choose_workers(mixed, {"a": H200, "b": LACKS}, True) == (["a"], {"GPU": 1.0})
+
+
+@pytest.mark.parametrize(("workers", "told", "mixed", "message"), [
+    ({"a": NONE}, {"a": LACKS}, False, "no worker has a GPU to use: CuPy is not installed; pip"),
+    ({"a": ONE, "b": NONE}, {"a": H200, "b": LACKS}, False,
+     "1 of 2 workers have no GPU to use .b: CuPy is not installed.*mixed-devices"),
+    ({"a": NONE, "b": NONE}, {"a": H200, "b": LACKS}, True, "--resources GPU=1"),
+    ({"a": ONE, "b": ONE}, {"a": H200, "b": LACKS}, True, "2 declare one"),
+])  # fmt: skip
+def test_clusters_that_are_mixed_are_refused(workers, told, mixed, message):
+    with pytest.raises(ClusterError, match=message):
+        choose_workers(workers, told, mixed)
+
+
+def test_a_mixed_cluster_where_one_was_asked_for(dataset, device, bits, monkeypatch):
+    """Of two workers one has no device: what computes is the other."""
+    cpu = {"cls": DaskWorker, "options": {"nthreads": 1, "host": HOST}}
+    gpu = {"cls": DaskWorker, "options": {"nthreads": 1, "host": HOST, "resources": {"GPU": 1}}}
+    find = device_module.find_device
+
+    def found(dask_worker):
+        if dask_worker.state.total_resources.get("GPU"):
+            return find()
+        return LACKS
+
+    monkeypatch.setattr("softmix_dist.engine.cluster.look_for_device", found)
+    with (
+        SpecCluster(
+            {0: cpu, 1: gpu},
+            scheduler={"cls": Scheduler, "options": {"host": HOST, "port": 0, "dashboard": False}},
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        with (
+            on_cluster(client, device="gpu") as engine,
+            pytest.raises(ClusterError, match="1 of 2 workers have no GPU"),
+        ):
+            fit_on(engine, dataset)
+        with on_cluster(client, device="gpu", mixed_devices=True) as engine:
+            bits.add(signature(fit_on(engine, dataset)))
+            kept = {str(key): where for key, where in client.who_has().items()}
+            assert {a for key, where in kept.items() if "load" in key for a in where} == {
+                address
+                for address, worker in client.scheduler_info()["workers"].items()
+                if worker["resources"]
+            }
+    assert len(bits) == 1
+
+
+@pytest.mark.parametrize(("runtime", "message"), [
+    (Runtime(0), "no CUDA device is visible; look at CUDA_VISIBLE_DEVICES"),
+    (Runtime(driver=0), "there is no CUDA driver here"),
+    (Runtime(driver=12080), "the driver knows CUDA 12.8, and CuPy was built for 13.2 .*gpu-cuda12"),
+])  # fmt: skip
+def test_devices_that_cannot_be_used_are_refused(monkeypatch, tmp_path, runtime, message):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with fresh(monkeypatch, runtime), pytest.raises(ClusterError, match=message):
+        device_module.find_device()
+
+
+def test_a_device_that_does_not_compute_is_refused(monkeypatch, device):
+    def fails(*_):
+        raise RuntimeError("CuPy failed to load libnvrtc.so.13")
+
+    monkeypatch.setattr(standin, "exp", fails, raising=False)
+    with pytest.raises(ClusterError, match="does not compute .*libnvrtc.*pip install"):
+        device_module.find_device()
+
+
+def test_without_cupy_the_remedy_is_told():
+    if find_spec("cupy") is not None:
+        pytest.skip("CuPy is installed")
+    device_module._gpu.cache_clear()
+    with pytest.raises(
+        ClusterError, match=r"CuPy is not installed; pip install 'softmix-dist\[gpu"
+    ):
+        device_module.find_device()
+
+
+def test_processes_of_a_machine_take_devices_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with fresh(monkeypatch, Runtime(2)):
+        assert device_module.find_device().identity == "0000:00:00.0"
+    # Another process has the first.
+    held = (tmp_path / "softmix-gpu-0000-00-00.0.lock").open("a")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with held:
+        with fresh(monkeypatch, Runtime(2)):
+            assert device_module.find_device().identity == "0000:01:00.0"
+        # There is no other: they share it.
+        with fresh(monkeypatch, Runtime(1)):
+            assert device_module.find_device().identity == "0000:00:00.0"
+
+
+def test_dask_is_told_the_size_of_blocks_in_its_memory(dataset):
+    block = prepare(dataset.read_block(0), identity(dataset.n_features), 3)
+    nbytes = BLOCK_ROWS * (4 * (dataset.n_features + 1) + 8)
+    assert nbytes <= sizeof([(0, block)]) < nbytes + 1000
+    assert sizeof([(0, away(block))]) < 1000
+
+
+def test_the_command_says_what_a_device_needs(tmp_path, medium):
+    data = tmp_path / "data.zarr"
+    write_dataset(data, medium.features, medium.counts)
+    if find_spec("cupy") is not None:
+        pytest.skip("CuPy is installed")
+    for more in ([], ["--plan"], ["--no-checkpoint"]):
+        told = softmix("fit", data, "-k", 2, "--device", "gpu", *more, code=75)
+        assert "CuPy is not installed; pip install 'softmix-dist[gpu]'" in told.stderr

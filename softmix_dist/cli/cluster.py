@@ -35,6 +35,14 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu"]),
+    help="What the passes are computed on; default: as configured (softmix.engine.device), else "
+    "cpu. gpu needs CuPy where the passes run.",
+)
+
+
 @contextmanager
 def connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterator[Any]:
     """Yield a client, or None for the threads of this process."""

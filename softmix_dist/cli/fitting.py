@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softmix_dist.cli.cluster import cluster_options, connected
+from softmix_dist.cli.cluster import cluster_options, connected, device_option
 from softmix_dist.cli.exits import Interrupted
 from softmix_dist.errors import ClusterError, InputError, StoreUnavailableError
 from softmix_dist.progress import ProgressLines, jsonable
@@ -122,6 +122,7 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 )
 @click.option("--no-checkpoint", is_flag=True, help="Keep no passes.")
 @cluster_options
+@device_option
 @click.option(
     "--plan", "only_plan", is_flag=True, help="Say how the passes would be made; do not fit."
 )
@@ -148,6 +149,7 @@ def fit(
     scheduler: str,
     workers: int | None,
     memory_limit: str,
+    device: str | None,
     only_plan: bool,
     as_json: bool,
     log_json: bool,
@@ -171,7 +173,7 @@ def fit(
     dataset = open_dataset(data)
     if only_plan:
         with connected(scheduler, workers, memory_limit) as client:
-            _print_plan(dataset, client, None if client else workers, as_json)
+            _print_plan(dataset, client, None if client else workers, device, as_json)
         return
     begin: Any = init
     if init == "truth":
@@ -203,6 +205,7 @@ def fit(
             dataset,
             client=client,
             n_threads=None if client else workers,
+            device=device,
             progress=progress,
             checkpoint=kept,
         )
@@ -225,13 +228,15 @@ def _kept_passes(checkpoint: str | None) -> Iterator[None]:
         raise
 
 
-def _print_plan(dataset: Dataset, client: Any, n_threads: int | None, as_json: bool) -> None:
+def _print_plan(
+    dataset: Dataset, client: Any, n_threads: int | None, device: str | None, as_json: bool
+) -> None:
     from dataclasses import asdict
 
     from softmix_dist.engine import engine_for
     from softmix_dist.survey import held_bytes
 
-    engine = engine_for(client, n_threads)
+    engine = engine_for(client, n_threads, device)
     try:
         plan = engine.plan(dataset, held_bytes(dataset, dataset.read_block(0)))
     finally:

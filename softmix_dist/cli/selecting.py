@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from softmix_dist.cli.cluster import cluster_options, connected
+from softmix_dist.cli.cluster import cluster_options, connected, device_option
 from softmix_dist.progress import jsonable
 
 
@@ -24,6 +24,7 @@ from softmix_dist.progress import jsonable
 @click.option("--max-passes", type=int, default=500, show_default=True, help="Passes at most.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed.")
 @cluster_options
+@device_option
 @click.option(
     "--plot",
     "picture",
@@ -41,6 +42,7 @@ def select(
     scheduler: str,
     workers: int | None,
     memory_limit: str,
+    device: str | None,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,6 +68,7 @@ def select(
             random_state=seed,
             client=client,
             n_threads=None if client else workers,
+            device=device,
         )
     if picture is not None:
         from softmix_dist.plots import selection_plot

@@ -11,6 +11,7 @@ from softmix_dist.engine.blas import blas_kernel, single_blas_thread
 from softmix_dist.engine.local import LocalEngine, memory_limit
 from softmix_dist.engine.plan import Plan
 from softmix_dist.engine.shards import Kernel, Prepare, Source
+from softmix_dist.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,7 +63,9 @@ class Engine(Protocol):
         ...
 
 
-def engine_for(client: Client | None = None, n_threads: int | None = None) -> Engine:
+def engine_for(
+    client: Client | None = None, n_threads: int | None = None, device: str | None = None
+) -> Engine:
     """Engine for a client: the given one, else the current one, else threads.
 
     Parameters
@@ -72,7 +75,17 @@ def engine_for(client: Client | None = None, n_threads: int | None = None) -> En
         process; no cluster is started behind the user's back.
     n_threads : int or None
         Of the threaded engine; asking for them means asking for it.
+    device : {"cpu", "gpu"} or None
+        What passes are computed on; None takes what is configured.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or what is configured cannot be used.
     """
+    if device not in (None, "cpu", "gpu"):
+        raise InputError(f"device: expected 'cpu' or 'gpu', found {device!r}")
+    settings: dict[str, Any] = {} if device is None else {"device": device}
     if client is None and n_threads is None and "distributed" in sys.modules:
         from distributed.client import default_client
 
@@ -81,7 +94,7 @@ def engine_for(client: Client | None = None, n_threads: int | None = None) -> En
         except ValueError:
             client = None
     if client is None:
-        return LocalEngine(n_threads)
+        return LocalEngine(n_threads, **settings)
     from softmix_dist.engine.cluster import ClusterEngine
 
-    return ClusterEngine(client)
+    return ClusterEngine(client, **settings)

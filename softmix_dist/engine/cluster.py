@@ -19,7 +19,7 @@ from distributed.client import Future
 from distributed.protocol.pickle import dumps
 
 from softmix_dist.blocks import RawBlock
-from softmix_dist.engine.device import Device, find_device
+from softmix_dist.engine.device import Device, look_for_device
 from softmix_dist.engine.plan import FAN_IN, Plan, Worker, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import Kernel, Prepare, Source, itself, load, reduce_shard, split
@@ -114,7 +114,7 @@ class ClusterEngine:
         """Return the workers that compute, and their devices."""
         stall = self.settings.stall_timeout
         with cluster_errors():
-            told = self.client.run(find_device, on_error="return", callback_timeout=stall)
+            told = self.client.run(look_for_device, on_error="return", callback_timeout=stall)
         workers = self._workers()
         chosen, self._resources = choose_workers(workers, told, self.settings.mixed_devices)
         return [workers[address] for address in chosen], [told[address] for address in chosen]

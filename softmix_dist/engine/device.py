@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class Gpu:
 
 
 _taking = threading.Lock()
-_taken: dict[int, Any] = {}
+_taken: list[IO[str]] = []
 
 
 def gpu() -> Gpu:
@@ -157,10 +157,8 @@ def _gpu() -> Gpu:
             "no CUDA device is visible; look at CUDA_VISIBLE_DEVICES, or give the worker a GPU "
             f"(nvidia.com/gpu in Kubernetes), {_OR_CPU}"
         )
-    free = [index for index in range(n_devices) if _take(index, cupy.cuda.Device(index))]
-    for index in free[1:]:
-        _taken.pop(index).close()
-    return Gpu(cupy, free[0] if free else 0)
+    own = (index for index in range(n_devices) if _take(cupy.cuda.Device(index)))
+    return Gpu(cupy, next(own, 0))
 
 
 def _cupy() -> Any:
@@ -200,7 +198,7 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _take(index: int, device: Any) -> bool:
+def _take(device: Any) -> bool:
     """Take a device until the process ends, unless another process of this machine has it."""
     try:
         import fcntl
@@ -209,10 +207,15 @@ def _take(index: int, device: Any) -> bool:
     name = str(device.pci_bus_id).replace(":", "-")
     try:
         file = (Path(tempfile.gettempdir()) / f"softmix-gpu-{name}.lock").open("a")
+    except OSError:
+        # Made by another user, who has taken it.
+        return False
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        file.close()
         return False
-    _taken[index] = file
+    _taken.append(file)
     return True
 
 
@@ -235,3 +238,11 @@ def find_device() -> Device:
             f"the GPU does not compute ({told}); CuPy needs the libraries of its CUDA version: "
             f"{_INSTALL}, {_OR_CPU}"
         ) from error
+
+
+def look_for_device() -> Device | ClusterError:
+    """Return the device of this process, or why there is none: for a worker, whose log it saves."""
+    try:
+        return find_device()
+    except ClusterError as error:
+        return error
