@@ -13,6 +13,7 @@ import numpy as np
 
 from softmix_dist.arrays import host
 from softmix_dist.blocks import Array, Block
+from softmix_dist.fused import fused_score, shape_of
 from softmix_dist.model import Mixture
 from softmix_dist.sums import ScoreSums
 
@@ -39,6 +40,9 @@ def batched_score(block: Block, mixture: Mixture, dtype: np.dtype[Any]) -> Score
     """
     xp = block.xp
     K = mixture.n_components
+    shape = shape_of(block, mixture, dtype)
+    if shape is not None:
+        return _unpacked(fused_score(block, mixture, shape), K)
     columns = block.slices[0].shape[1]
     tiny = float(np.finfo(dtype).tiny * 1e8)
     coefficients = xp.asarray(mixture.coefficients.astype(dtype))
@@ -46,7 +50,10 @@ def batched_score(block: Block, mixture: Mixture, dtype: np.dtype[Any]) -> Score
     log_density, vanished = xp.zeros(()), xp.zeros(())
     for rows, n_batches, x in _batches(block, dtype):
         # 1. The exponentials u_j exp(b_k + x_j.theta_k), (rows, K), and their sum lambda_j.
-        e = xp.exp(_logits(block, rows, xp.matmul(x, coefficients)))
+        e = xp.matmul(x, coefficients)
+        if block.log_base is not None:
+            e += block.log_base[rows, None].astype(dtype)
+        e = xp.exp(e)
         lam = e.sum(axis=1)
         draws = block.draws[rows]
         vanished += ((lam <= tiny) & (draws > 0)).sum()
@@ -65,10 +72,12 @@ def batched_score(block: Block, mixture: Mixture, dtype: np.dtype[Any]) -> Score
             log_base = xp.where(log_base > -np.inf, log_base, 0).astype(dtype)
             base += _product(weights[:, :K], log_base, n_batches)
         log_density += draws @ xp.log(lam).astype(np.float64)
-    return unpack(xp.concatenate([log_density[None], vanished[None], base[:, 0], sums.ravel()]), K)
+    return _unpacked(
+        xp.concatenate([log_density[None], vanished[None], base[:, 0], sums.ravel()]), K
+    )
 
 
-def unpack(packed: Any, n_components: int) -> ScoreSums | None:
+def _unpacked(packed: Any, n_components: int) -> ScoreSums | None:
     """Bring sums to the host in one transfer: log density, rows that vanished, base, sums."""
     values: Array = host(packed)
     if values[1] > 0 or not np.isfinite(values).all():
@@ -88,13 +97,7 @@ def _batches(block: Block, dtype: np.dtype[Any]) -> Iterator[tuple[slice, int, A
                 yield rows, n_batches, stored[first:last].astype(dtype, copy=False)
 
 
-def _logits(block: Block, rows: slice, logits: Any) -> Any:
-    if block.log_base is not None:
-        logits += block.log_base[rows, None].astype(logits.dtype)
-    return logits
-
-
 def _product(weights: Any, x: Any, n_batches: int) -> Any:
     """Sum over rows of weights (batches, a, rows) times x, (a, columns), in float64."""
-    xp_x = x.reshape(n_batches, weights.shape[2], -1)
-    return (weights @ xp_x).sum(axis=0, dtype=np.float64)
+    batches = x.reshape(n_batches, weights.shape[2], -1)
+    return (weights @ batches).sum(axis=0, dtype=np.float64)

@@ -50,7 +50,7 @@ DOUBLE = np.dtype(np.float64)
 
 def away(block, dtype=None):
     """A block as it lies on the stand-in: one slice, every array of it there."""
-    x = np.concatenate(block.slices)
+    x = np.ascontiguousarray(np.concatenate(block.slices))
 
     def move(values):
         return None if values is None else standin.ndarray(np.array(values))
