@@ -424,6 +424,8 @@ LACKS = ClusterError("CuPy is not installed; pip install it")
 def test_workers_with_a_device_are_chosen():
     every = {"a": ONE, "b": ONE}
     assert choose_workers(every, {"a": H200, "b": H200}, False) == (["a", "b"], {"GPU": 1.0})
+    two = {"a": replace(ONE, n_threads=2), "b": ONE}
+    assert choose_workers(two, {"a": H200, "b": H200}, False)[1] == {"GPU": 0.5}
     bare = {"a": NONE, "b": NONE}
     assert choose_workers(bare, {"a": H200, "b": H200}, False) == (["a", "b"], None)
     mixed = {"a": ONE, "b": NONE}

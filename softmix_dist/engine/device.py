@@ -61,7 +61,7 @@ class Gpu:
 
     def active(self) -> AbstractContextManager[Any]:
         """Compute on it, in the thread that enters the context."""
-        context: AbstractContextManager[Any] = self._device
+        context: AbstractContextManager[Any] = self.xp.cuda.Device(self._device.id)
         return context
 
     def describe(self) -> Device:

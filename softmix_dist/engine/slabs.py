@@ -34,7 +34,7 @@ from softmix_dist.sums import Node
 
 # Of prepared features in a slab, at most.
 _SLAB = 1 << 29
-# Name of Dask's resource that workers with a GPU declare, and that each task of theirs uses up.
+# Name of Dask's resource that workers with a GPU declare.
 GPU = "GPU"
 # Slabs of features that a kernel holds beside the one it is given, widened and in float64.
 _COPIES = 4
@@ -218,7 +218,10 @@ def choose_workers(
         reasons = {str(told[a]) for a in others if a in told}
         raise ClusterError(f"no worker has a GPU to use: {'; '.join(sorted(reasons))}")
     declared = [a for a in workers if workers[a].declares_gpu]
-    resources = {GPU: 1.0} if declared == chosen else None
+    resources = None
+    if declared == chosen:
+        # All threads of a worker: while one waits for its sums another one launches.
+        resources = {GPU: 1 / max(workers[a].n_threads for a in chosen)}
     if others and not mixed:
         raise ClusterError(
             f"{len(others)} of {len(workers)} workers have no GPU to use ({others[0]}: "
