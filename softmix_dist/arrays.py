@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 # Numbers of a buffer on a device, large enough that launching is cheap beside computing; bytes.
-_DEVICE_NUMBERS = 1 << 26
+_DEVICE_NUMBERS = 1 << 25
 DEVICE_BUFFER = 8 * _DEVICE_NUMBERS
 
 

@@ -48,7 +48,7 @@ def batched_score(block: Block, mixture: Mixture, dtype: np.dtype[Any]) -> Score
     coefficients = xp.asarray(mixture.coefficients.astype(dtype))
     sums, base = xp.zeros((2 * K, columns)), xp.zeros((K, 1))
     log_density, vanished = xp.zeros(()), xp.zeros(())
-    for rows, n_batches, x in _batches(block, dtype):
+    for rows, n_batches, x in _batches(block, max(columns, 2 * K), dtype):
         # 1. The exponentials u_j exp(b_k + x_j.theta_k), (rows, K), and their sum lambda_j.
         e = xp.matmul(x, coefficients)
         if block.log_base is not None:
@@ -87,9 +87,9 @@ def _unpacked(packed: Any, n_components: int) -> ScoreSums | None:
     return ScoreSums(float(values[0]), candidates, draws, base)
 
 
-def _batches(block: Block, dtype: np.dtype[Any]) -> Iterator[tuple[slice, int, Any]]:
+def _batches(block: Block, widest: int, dtype: np.dtype[Any]) -> Iterator[tuple[slice, int, Any]]:
     """Yield rows of the block, how many batches they are, and their features."""
-    for part, stored in block.parts():
+    for part, stored in block.pieces(widest):
         whole = len(stored) - len(stored) % _BATCH
         for first, last, n_batches in ((0, whole, whole // _BATCH), (whole, len(stored), 1)):
             if last > first:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from softmix_dist.arrays import namespace
+from softmix_dist.arrays import namespace, rows_at_once
 from softmix_dist.errors import StoreError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Rows of a piece of a block on a device are a multiple of this.
+_PIECE = 4096
 
 _LOST = "the whole block reads as the fill value, so a chunk is missing: write it again"
 
@@ -115,6 +117,20 @@ class Block:
         for x in self.slices:
             yield slice(start, start + len(x)), x
             start += len(x)
+
+    def pieces(self, columns: int) -> Iterator[tuple[slice, Array]]:
+        """Yield what `parts` does; on a device in pieces, for buffers of ``columns`` numbers a row.
+
+        Their rows are a multiple of 4096, but for the last ones.
+        """
+        for part, x in self.parts():
+            if self.xp is np:
+                yield part, x
+                continue
+            step = rows_at_once(self.xp, columns, 0, _PIECE) // _PIECE * _PIECE
+            for first in range(0, len(x), step):
+                piece = x[first : first + step]
+                yield slice(part.start + first, part.start + first + len(piece)), piece
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def information_product(
     coefficients = xp.asarray(both_ways.astype(dtype))
     columns = len(coefficients)
     total = xp.zeros((2 * n_components, columns))
-    for part, stored in block.parts():
+    for part, stored in block.pieces(max(columns, 2 * n_components)):
         x = stored.astype(dtype, copy=False)
         both = x @ coefficients
         logits, moved = both[:, :n_components], both[:, n_components:]
@@ -123,7 +123,7 @@ def extent(block: Block, directions: Mixture) -> Extent:
     block.check()
     coefficients = block.xp.asarray(directions.coefficients)
     found = Extent(*(np.full(directions.n_components, side) for side in (np.inf, -np.inf)))
-    for part, stored in block.parts():
+    for part, stored in block.pieces(max(coefficients.shape)):
         utilities = stored.astype(np.float64) @ coefficients
         if block.log_base is not None:
             utilities = utilities[block.log_base[part] > -np.inf]

@@ -125,7 +125,7 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     draws = xp.zeros(columns)
     log_base = 0.0
     if not block.findings:
-        for part, stored in block.parts():
+        for part, stored in block.pieces(columns):
             x = stored.astype(np.float64)
             draws += block.draws[part] @ x
             if block.log_base is None:
@@ -281,7 +281,7 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
         np.zeros((n_components, columns)),
         np.zeros(n_components),
     )
-    for part, stored in block.parts():
+    for part, stored in block.pieces(max(columns, n_components)):
         x = stored.astype(np.float64)
         w = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = w * block.draws[part]

@@ -52,7 +52,7 @@ def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> Gradien
     xp = block.xp
     at, tried = xp.asarray(mixture.coefficients), xp.asarray(atoms.coefficients)
     sums = GradientSums(np.zeros(tried.shape[1]), np.zeros(tried.shape[1]))
-    for part, stored in block.parts():
+    for part, stored in block.pieces(max(*at.shape, *tried.shape)):
         x = stored.astype(np.float64)
         times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         base = times if block.log_base is None else times * xp.exp(block.log_base[part])

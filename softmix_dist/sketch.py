@@ -140,5 +140,6 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
 def _mean_softmax(block: Block, log_base: Array, mixture: Mixture) -> Array:
     """Mean over components of their softmax at each row, (rows,)."""
     coefficients = block.xp.asarray(mixture.coefficients)
-    logits = [host(x.astype(np.float64) @ coefficients) for _, x in block.parts()]
+    pieces = block.pieces(max(coefficients.shape))
+    logits = [host(x.astype(np.float64) @ coefficients) for _, x in pieces]
     return np.asarray(np.exp(np.concatenate(logits) + log_base[:, None]).mean(axis=1))

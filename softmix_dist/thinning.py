@@ -58,7 +58,8 @@ def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSum
     left = block.draws - first_half(block, seed)
     first = np.zeros(len(mixtures))
     second = np.zeros((len(mixtures), len(mixtures)))
-    for part, stored in block.parts():
+    widest = max(max(mixture.coefficients.shape) for mixture in mixtures)
+    for part, stored in block.pieces(widest):
         n = left[part]
         seen = xp.flatnonzero(n)
         x = stored[seen].astype(np.float64)

@@ -22,6 +22,7 @@ from test_kernels import SINGLE, TOLERANCE, assert_sums, identity, mixture, orac
 
 from softmix_dist import (
     SoftmaxMixture,
+    arrays,
     curvature,
     kernels,
     lindsay,
@@ -33,8 +34,8 @@ from softmix_dist import (
 from softmix_dist.arrays import host, namespace
 from softmix_dist.batched import batched_score
 from softmix_dist.data.writer import write_dataset
+from softmix_dist.engine import LocalEngine, slabs
 from softmix_dist.engine import device as device_module
-from softmix_dist.engine import slabs
 from softmix_dist.engine.device import Device
 from softmix_dist.engine.plan import Worker
 from softmix_dist.engine.settings import EngineSettings
@@ -539,3 +540,32 @@ def test_the_command_says_what_a_device_needs(tmp_path, medium):
     for more in ([], ["--plan"], ["--no-checkpoint"]):
         told = softmix("fit", data, "-k", 2, "--device", "gpu", *more, code=75)
         assert "CuPy is not installed; pip install 'softmix-dist[gpu]'" in told.stderr
+
+
+def test_pieces_of_a_block_on_a_device_hold_its_rows(monkeypatch):
+    monkeypatch.setattr(arrays, "_DEVICE_NUMBERS", 3 * 5000)
+    _, block = of(10_000)
+    pieces = list(away(block).pieces(3))
+    assert [rows for rows, _ in pieces] == [
+        slice(0, 4096), slice(4096, 8192), slice(8192, 10_000)
+    ]  # fmt: skip
+    assert [len(x) for _, x in pieces] == [4096, 4096, 1808]
+    assert list(block.pieces(3)) == list(block.parts())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_sum_over_pieces(monkeypatch, name):
+    monkeypatch.setattr(arrays, "_DEVICE_NUMBERS", 3 * 5000)
+    _, block = of(base="some")
+    wanted, found = (numbers(KERNELS[name](each)) for each in (block, away(block)))
+    for got, expected in zip(found, wanted, strict=True):
+        size = np.abs(np.asarray(expected)).max() if np.size(expected) else 1
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9 * size)
+
+
+def test_few_threads_work_in_the_memory_of_a_device(monkeypatch):
+    monkeypatch.setattr("softmix_dist.engine.local.available_cpus", lambda: 64)
+    for options, n_threads in (({"device": "gpu"}, 4), ({}, 64)):
+        engine = LocalEngine(**options)
+        assert engine.n_threads == n_threads
+        engine.close()

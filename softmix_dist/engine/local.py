@@ -32,6 +32,9 @@ from softmix_dist.engine.slabs import (
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
+# Threads that keep a device busy: they read, and launch while others wait.
+_DEVICE_THREADS = 4
+
 
 def available_cpus() -> int:
     """CPUs that this process may use."""
@@ -53,7 +56,8 @@ class LocalEngine:
     Parameters
     ----------
     n_threads : int or None
-        Default: the CPUs that this process may use.
+        Default: the CPUs that this process may use; with a GPU four at most, each of which works
+        in some of its memory.
     memory : int or None
         Bytes; data are kept in memory when they fit in half of it. Default: what the
         machine or control group has.
@@ -69,13 +73,15 @@ class LocalEngine:
     def __init__(self, n_threads: int | None = None, memory: int | None = None, **settings: Any):
         if n_threads is not None and n_threads < 1:
             raise InputError(f"n_threads: expected at least 1, found {n_threads}")
-        self.n_threads = n_threads or available_cpus()
-        self.memory = memory or memory_limit()
         self.settings = replace(EngineSettings.configured(), **settings)
+        self.on_device = self.settings.device == "gpu"
+        self.n_threads = n_threads or available_cpus()
+        if self.on_device and n_threads is None:
+            self.n_threads = min(self.n_threads, _DEVICE_THREADS)
+        self.memory = memory or memory_limit()
         self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="softmix")
         self.bytes_read = 0
         self._shards: list[Any] = []
-        self.on_device = self.settings.device == "gpu"
         self._load: Callable[..., Any] = load_on_device if self.on_device else load
         self._reduce: Callable[..., Any] = reduce_on_device if self.on_device else reduce_shard
 

@@ -36,8 +36,8 @@ from softmix_dist.sums import Node
 _SLAB = 1 << 29
 # Name of Dask's resource that workers with a GPU declare.
 GPU = "GPU"
-# Slabs of features that a kernel holds beside the one it is given, widened and in float64.
-_COPIES = 4
+# What a thread works in: slabs while one is joined, and buffers of a kernel in float64.
+_COPIES, _BUFFERS = 3, 6
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def plan_on_devices(
     for worker, device in zip(workers, devices, strict=True):
         sharing = sum(other.identity == device.identity for other in devices)
         room = settings.device_share * device.free / sharing
-        works = worker.n_threads * (_COPIES * slab_bytes + 2 * DEVICE_BUFFER)
+        works = worker.n_threads * (_COPIES * slab_bytes + _BUFFERS * DEVICE_BUFFER)
         if works > room:
             raise ClusterError(
                 f"too little device memory: {worker.n_threads} threads work in "
