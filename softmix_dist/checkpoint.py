@@ -27,7 +27,7 @@ from softmix_dist.codec import DamagedError, Encoded, decode, encode, from_bytes
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, Plan, blas_kernel
-from softmix_dist.engine.shards import Kernel, Prepare, Source
+from softmix_dist.engine.shards import Blocks, Kernel, Prepare, Source
 from softmix_dist.errors import CheckpointWarning, InputError
 from softmix_dist.results import Settings
 from softmix_dist.solve.starts import given_arrays
@@ -146,7 +146,7 @@ class Journalled:
             self._first = kernel, answer
         return answer
 
-    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+    def reduce_stored(self, source: Blocks, task: Callable[[Any], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again."""
         return self._journal.recall(
             ("stored", task), lambda: self._loaded().reduce_stored(source, task)

@@ -254,7 +254,10 @@ class ZarrDataset(_Blocks):
         if array is None:
             numbers = range(self.n_candidates)
             return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
-        chosen = array[rows] if isinstance(rows, slice) else array.get_orthogonal_selection((rows,))
+        if isinstance(rows, slice):
+            chosen = array[rows]
+        else:
+            chosen = array.get_orthogonal_selection((np.asarray(rows, dtype=np.int64),))
         return [str(label) for label in np.atleast_1d(chosen)]
 
     def truth(self) -> tuple[Array, Array] | None:

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
@@ -65,7 +65,7 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|(s3|gs|az):/", str(path)) is not None
 
 
-def open_store(url: str, read_only: bool = False) -> UrlStore:
+def open_store(url: str, read_only: bool = False, of: str | None = None) -> UrlStore:
     """Open the store below a URL; nothing is asked of it yet.
 
     Parameters
@@ -73,6 +73,8 @@ def open_store(url: str, read_only: bool = False) -> UrlStore:
     url : str
         Scheme, bucket and path.
     read_only : bool
+    of : str, optional
+        Its root, where that is above the URL.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def open_store(url: str, read_only: bool = False) -> UrlStore:
     url = url.rstrip("/")
     direct = scheme in CREDENTIALS and find_spec("obstore")
     try:
-        return UrlStore((_object_store if direct else _fsspec_store)(url, scheme, read_only), url)
+        opened = _object_store if direct else _fsspec_store
+        return UrlStore(opened(of or url, scheme, read_only), url)
     except SoftmixError:
         raise
     except Exception as error:
@@ -183,6 +186,10 @@ class UrlStore(WrapperStore[Store]):
         for request in requests:
             yield request[0], await self.get(*request)
 
+    async def getsize(self, key: str) -> int:
+        """Bytes of one object."""
+        return await self._ask(lambda: self._store.getsize(key))
+
     async def exists(self, key: str) -> bool:
         """Whether there is such an object."""
         return await self._ask(lambda: self._store.exists(key))
@@ -234,6 +241,24 @@ def read_object(store: UrlStore, key: str) -> bytes | None:
     """Read one object; None where there is none."""
     found = _wait(store.get(key, default_buffer_prototype()))
     return None if found is None else found.to_bytes()
+
+
+def object_size(store: UrlStore, key: str) -> int | None:
+    """Bytes of one object; None where there is none."""
+    return _wait(store.getsize(key)) if _wait(store.exists(key)) else None
+
+
+def read_range(store: UrlStore, key: str, start: int, stop: int) -> bytes:
+    """Read some bytes of one object."""
+    found = _wait(store.get(key, default_buffer_prototype(), RangeByteRequest(start, stop)))
+    if found is None:
+        raise StoreError(f"{store.url!r} is gone while it was read")
+    return found.to_bytes()
+
+
+def keys_below(store: UrlStore) -> list[str]:
+    """Names of all objects, sorted."""
+    return sorted(_wait(_all(store.list())))
 
 
 def write_object(store: UrlStore, key: str, content: bytes) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import zarr
+from scipy.sparse import csc_array
 
 from softmix_dist.blocks import Array, inspect
 from softmix_dist.data.dataset import FORMAT, MARK, ArrayDataset, default_block_rows
 from softmix_dist.data.store import new_array, new_group, put
 from softmix_dist.errors import InputError
+
+# Numbers of a chunk of sparse counts.
+_CHUNK = 1 << 20
 
 
 @dataclass
@@ -55,6 +59,22 @@ class DatasetWriter:
                 # Chunk by chunk in uint64, block by block as a Python integer: no overflow.
                 self.n_draws += int(values.sum(dtype=np.uint64))
 
+    def write_sparse(self, counts: csc_array) -> None:
+        """Write all counts, (S, p), as anndata encodes them."""
+        group = self.group.create_group("counts")
+        group.attrs.update(
+            {"encoding-type": "csc_matrix", "encoding-version": "0.1.0",
+             "shape": [int(size) for size in counts.shape]}
+        )  # fmt: skip
+        for name in ("data", "indices", "indptr"):
+            values = getattr(counts, name)
+            array: Any = new_array(
+                group, name, values.shape, (name,), values.dtype, (min(len(values), _CHUNK),)
+            )
+            if len(values):
+                array[...] = values
+        self.n_draws += int(counts.data.sum(dtype=np.uint64))
+
 
 @contextmanager
 def new_dataset(
@@ -68,6 +88,7 @@ def new_dataset(
     sample_names: Sequence[str] | None = None,
     log_base: bool = False,
     labels: bool = False,
+    sparse: bool = False,
     block_rows: int | None = None,
     overwrite: bool = False,
 ) -> Iterator[DatasetWriter]:
@@ -85,6 +106,8 @@ def new_dataset(
     sample_names : list of str or None
     log_base, labels : bool
         Whether these arrays are written too.
+    sparse : bool
+        Whether counts are written by `DatasetWriter.write_sparse`.
     block_rows : int or None
         Rows of a block; default `default_block_rows`.
     overwrite : bool
@@ -125,7 +148,8 @@ def new_dataset(
             put(group, "sample", ("sample",), [str(name) for name in sample_names])
         if n_samples is not None:
             shape, dims, chunks = (n_samples, *shape), ("sample", *dims), (n_samples, *chunks)
-        new_array(group, "counts", shape, dims, count_dtype, chunks, 0)
+        if not sparse:
+            new_array(group, "counts", shape, dims, count_dtype, chunks, 0)
         writer = DatasetWriter(group, rows, n_candidates)
         yield writer
         group.attrs.update({MARK: FORMAT, "n_draws": writer.n_draws, "block_rows": rows})

@@ -10,7 +10,7 @@ from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.blas import blas_kernel, single_blas_thread
 from softmix_dist.engine.local import LocalEngine, memory_limit
 from softmix_dist.engine.plan import Plan
-from softmix_dist.engine.shards import Kernel, Prepare, Source
+from softmix_dist.engine.shards import Blocks, Kernel, Prepare, Source
 from softmix_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Engine(Protocol):
         """Sum of a kernel over all blocks: one pass."""
         ...
 
-    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+    def reduce_stored(self, source: Blocks, task: Callable[[Any], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again: for what prepared ones lack."""
         ...
 

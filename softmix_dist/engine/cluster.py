@@ -22,7 +22,16 @@ from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.device import Device, look_for_device
 from softmix_dist.engine.plan import FAN_IN, Plan, Worker, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
-from softmix_dist.engine.shards import Kernel, Prepare, Source, itself, load, reduce_shard, split
+from softmix_dist.engine.shards import (
+    Blocks,
+    Kernel,
+    Prepare,
+    Source,
+    itself,
+    load,
+    reduce_shard,
+    split,
+)
 from softmix_dist.engine.slabs import (
     GPU,
     choose_workers,
@@ -146,7 +155,7 @@ class ClusterEngine:
             return split_slabs(source, number, prepare, nbytes)
         return split(source, number, prepare, recycles)
 
-    def _count(self, source: Source) -> int:
+    def _count(self, source: Blocks) -> int:
         """Count shards for the threads that there are now: workers come and go."""
         with cluster_errors():
             threads = self.client.sync(self.client.scheduler.ncores)
@@ -158,7 +167,7 @@ class ClusterEngine:
         shards = self._kept if self._streamed is None else self._streamed()
         return self._sum(kernel, shards, self._reduce, self._resources)
 
-    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+    def reduce_stored(self, source: Blocks, task: Callable[[Any], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
         return self._sum(itself, split(source, self._count(source), task), reduce_shard)
 

@@ -15,6 +15,7 @@ from softmix_dist.engine.device import find_device
 from softmix_dist.engine.plan import Plan, Worker, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
+    Blocks,
     Kernel,
     Prepare,
     Source,
@@ -117,11 +118,11 @@ class LocalEngine:
         """Sum of a kernel over all blocks, in the canonical order."""
         return self._sum(kernel, self._shards, self._reduce)
 
-    def reduce_stored(self, source: Source, task: Callable[[RawBlock], Any]) -> Any:
+    def reduce_stored(self, source: Blocks, task: Callable[[Any], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again, in the canonical order."""
         return self._sum(itself, self._split(source, task))
 
-    def _split(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
+    def _split(self, source: Blocks, task: Callable[[Any], Any]) -> list[Any]:
         n = count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
         return split(source, n, task)
 

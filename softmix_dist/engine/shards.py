@@ -37,7 +37,29 @@ def _host_bytes(block: Block) -> int:
     return sum(array.nbytes for array in arrays if array is not None)
 
 
-class Source(Protocol):
+class Blocks(Protocol):
+    """Anything that comes in blocks, which are read one at a time."""
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def reads_ahead(self) -> int:
+        """Blocks to read while another one is computed on: 0 where reading is nothing."""
+        ...
+
+    def read_block(self, index: int) -> Any:
+        """Read one block."""
+        ...
+
+    def part(self, start: int, stop: int) -> Blocks:
+        """Return what is needed to read some of the blocks elsewhere."""
+        ...
+
+
+class Source(Blocks, Protocol):
     """What an engine needs to know of a data set."""
 
     @property
@@ -56,18 +78,8 @@ class Source(Protocol):
         ...
 
     @property
-    def n_blocks(self) -> int:
-        """Number of blocks."""
-        ...
-
-    @property
     def block_bytes(self) -> int:
         """Bytes of a block as it is stored, when it was read."""
-        ...
-
-    @property
-    def reads_ahead(self) -> int:
-        """Blocks to read while another one is computed on: 0 where reading is nothing."""
         ...
 
     def read_block(self, index: int) -> RawBlock:
@@ -87,7 +99,7 @@ class Shard:
     takes that as ``spent``, and only one block at a time means something.
     """
 
-    source: Source
+    source: Blocks
     start: int
     stop: int
     prepare: Callable[..., Any]
@@ -99,7 +111,7 @@ class Shard:
             block = self.prepare(raw, spent=block) if self.recycles else self.prepare(raw)
             yield index, block
 
-    def _read(self) -> Iterator[RawBlock]:
+    def _read(self) -> Iterator[Any]:
         """Read the blocks in order, the next ones while the last one is worked on."""
         ahead, indices = self.source.reads_ahead, iter(range(self.start, self.stop))
         if not ahead or self.stop - self.start == 1:
@@ -107,7 +119,7 @@ class Shard:
             return
         # Zarr lets the interpreter go while it reads and decodes.
         pool = ThreadPoolExecutor(ahead, thread_name_prefix="softmix-read")
-        waiting: deque[Future[RawBlock]] = deque()
+        waiting: deque[Future[Any]] = deque()
         try:
             for index in indices:
                 waiting.append(pool.submit(self.source.read_block, index))
@@ -122,7 +134,7 @@ class Shard:
 
 
 def split(
-    source: Source,
+    source: Blocks,
     n_shards: int,
     prepare: Callable[..., Any],
     recycles: bool = False,

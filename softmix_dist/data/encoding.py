@@ -1,0 +1,255 @@
+"""Columns of a table as features: numbers as they are, categories as columns of 0 and 1.
+
+One level of each categorical column has no column of its own: the base, against which the
+coefficients of the others are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softmix_dist.blocks import Array
+from softmix_dist.data.tables import PieceReader
+from softmix_dist.errors import InputError
+
+# Levels of a categorical column, at most: more of them are ids, not categories.
+_MOST_LEVELS = 1000
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column becomes features.
+
+    Attributes
+    ----------
+    name : str
+    levels : tuple of str or None
+        Of a categorical column, without its base; None for numbers.
+    base : str or None
+    """
+
+    name: str
+    levels: tuple[str, ...] | None = None
+    base: str | None = None
+
+    @property
+    def features(self) -> list[str]:
+        """Names of its features."""
+        return [self.name] if self.levels is None else [f"{self.name}={v}" for v in self.levels]
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is kept with the data set."""
+        if self.levels is None:
+            return {"name": self.name, "kind": "numeric"}
+        return {
+            "name": self.name, "kind": "categorical", "base": self.base,
+            "levels": list(self.levels),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the rows of a feature table are; adding is joining.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array
+    unusable : (rows,) array of bool
+        Rows that lack a value.
+    lacking : dict
+        Columns in which values are missing: how many, and ids of the first ones.
+    levels : dict
+        Of each categorical column, sets of its levels.
+    """
+
+    ids: pa.Array
+    unusable: Array
+    lacking: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    levels: dict[str, set[str]] = field(default_factory=dict)
+
+    def __add__(self, other: Candidates) -> Candidates:
+        lacking = dict(self.lacking)
+        for name, (number, first) in other.lacking.items():
+            before, examples = lacking.get(name, (0, []))
+            lacking[name] = before + number, (examples + first)[:_EXAMPLES]
+        levels = {
+            name: self.levels.get(name, set()) | other.levels.get(name, set())
+            for name in {*self.levels, *other.levels}
+        }
+        return Candidates(
+            pa.concat_arrays([self.ids, other.ids]),
+            np.concatenate([self.unusable, other.unusable]),
+            lacking,
+            levels,
+        )
+
+
+def is_category(kind: pa.DataType) -> bool:
+    """Whether columns of a type are categorical."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence[str]) -> None:
+    """Raise `InputError` where columns are neither numbers nor categories."""
+    problems = []
+    for name in columns:
+        kind = schema.field(name).type
+        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if not (number or pa.types.is_boolean(kind) or is_category(kind)):
+            problems.append(
+                f"column {name!r} has type {kind}; give a number, or leave it out (columns)"
+            )
+        if name in categorical and pa.types.is_floating(kind):
+            problems.append(f"column {name!r} has fractions, which are no categories")
+    if problems:
+        raise InputError("features: columns that are neither numbers nor categories:\n- "
+                         + "\n- ".join(problems))  # fmt: skip
+
+
+def look(
+    reader: PieceReader, id_column: str, columns: Sequence[str], categorical: Sequence[str]
+) -> Candidates:
+    """Look through one piece of a feature table.
+
+    Parameters
+    ----------
+    reader : PieceReader
+    id_column : str
+    columns : sequence of str
+        That become features.
+    categorical : sequence of str
+        Those of them that are categories.
+
+    Returns
+    -------
+    Candidates
+    """
+    ids, unusable = [], []
+    found = Candidates(pa.array([], pa.null()), np.zeros(0, bool))
+    lacking, levels = found.lacking, found.levels
+    for rows in reader.batches([id_column, *columns]):
+        own = _plain(rows[id_column])
+        bad = np.zeros(len(own), bool)
+        for name in columns:
+            values = _plain(rows[name])
+            there = _usable(values, name in categorical)
+            bad |= ~there
+            if not there.all():
+                number, first = lacking.get(name, (0, []))
+                which = np.flatnonzero(~there)
+                first = first + [str(own[int(i)]) for i in which[:_EXAMPLES]]
+                lacking[name] = number + len(which), first[:_EXAMPLES]
+            if name in categorical:
+                seen = {str(v) for v in pc.unique(values).to_pylist() if v is not None}
+                levels[name] = levels.get(name, set()) | seen
+                if len(levels[name]) > _MOST_LEVELS:
+                    raise InputError(
+                        f"features: column {name!r} has more than {_MOST_LEVELS} levels, as ids "
+                        "have; leave it out (columns)"
+                    )
+        ids.append(own)
+        unusable.append(bad)
+    kind = ids[0].type if ids else reader.table.schema.field(id_column).type
+    return Candidates(
+        pa.concat_arrays(ids) if ids else pa.array([], kind),
+        np.concatenate(unusable) if unusable else np.zeros(0, bool),
+        lacking,
+        levels,
+    )
+
+
+def _plain(values: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array, its dictionary taken out."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _usable(values: pa.Array, category: bool) -> Array:
+    """Whether each value is there, and is a finite number where it is one, (rows,)."""
+    there = np.asarray(values.is_valid())
+    if not category and pa.types.is_floating(values.type):
+        there = there & np.isfinite(np.asarray(values.fill_null(np.nan).cast(pa.float64())))
+    return there
+
+
+def columns_of(
+    columns: Sequence[str], levels: Mapping[str, set[str]], bases: Mapping[str, str]
+) -> list[Column]:
+    """Say how each column becomes features.
+
+    Parameters
+    ----------
+    columns : sequence of str
+    levels : mapping of str to set of str
+        Levels of the categorical ones.
+    bases : mapping of str to str
+        Their bases, where that is not the first level in order.
+
+    Raises
+    ------
+    InputError
+        If a base is no level, or a column has but one.
+    """
+    found, problems = [], []
+    for name in bases:
+        if name not in levels:
+            problems.append(f"base of {name!r}: not a categorical column")
+    for name in columns:
+        if name not in levels:
+            found.append(Column(name))
+            continue
+        own = sorted(levels[name])
+        base = bases.get(name, own[0] if own else "")
+        if base not in own:
+            problems.append(f"base of {name!r}: no level {base!r}; there are {_some(own)}")
+        if len(own) < 2:
+            problems.append(f"column {name!r} has one level alone, {own}; leave it out (columns)")
+        found.append(Column(name, tuple(level for level in own if level != base), base))
+    if problems:
+        raise InputError("features: categories that cannot be used:\n- " + "\n- ".join(problems))
+    return found
+
+
+def _some(values: Sequence[str]) -> str:
+    told = ", ".join(map(repr, values[:10]))
+    return f"{told} and {len(values) - 10} more" if len(values) > 10 else told
+
+
+def encode(rows: pa.Table, columns: Sequence[Column], dtype: Any) -> Array:
+    """Features of some rows, (rows, L).
+
+    Raises
+    ------
+    InputError
+        If a value is too large for ``dtype``.
+    """
+    found = np.empty((len(rows), sum(len(column.features) for column in columns)), dtype)
+    place = 0
+    for column in columns:
+        values = _plain(rows[column.name])
+        if column.levels is None:
+            with np.errstate(over="ignore"):
+                found[:, place] = np.asarray(values.cast(pa.float64()))
+            if not np.isfinite(found[:, place][_usable(values, False)]).all():
+                raise InputError(
+                    f"features: column {column.name!r} has values that {np.dtype(dtype)} cannot "
+                    "hold; scale them, or take a wider dtype"
+                )
+        else:
+            level = pc.index_in(values.cast(pa.string()), value_set=pa.array(column.levels))
+            level = np.asarray(level.fill_null(-1))
+            for i in range(len(column.levels)):
+                found[:, place + i] = level == i
+        place += len(column.features)
+    return found

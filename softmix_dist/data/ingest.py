@@ -1,0 +1,451 @@
+"""From what users hold to a data set: tables of features and of events, matrices, AnnData.
+
+Events are counted by their ids, in parallel and in bounded memory, and only then matched to the
+feature table; what does not match is told with numbers and examples, and a policy decides.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array, csc_array
+
+from softmix_dist.blocks import Array
+from softmix_dist.data.counting import Counted, Matched, count, match
+from softmix_dist.data.dataset import MARK
+from softmix_dist.data.encoding import (
+    Candidates,
+    Column,
+    check_types,
+    columns_of,
+    encode,
+    is_category,
+    look,
+)
+from softmix_dist.data.matrices import Matrix, as_matrix, counts_of
+from softmix_dist.data.store import check_target
+from softmix_dist.data.tables import Table, open_table
+from softmix_dist.data.writer import DatasetWriter, new_dataset
+from softmix_dist.engine import Engine, engine_for
+from softmix_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Policy = Literal["error", "drop"]
+_EXAMPLES = 5
+# Counts of several samples are stored whole where a fifth of them is not zero, or they are small.
+_DENSE, _SMALL = 0.2, 1 << 20
+_PIECES = 100
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What was read, matched and written.
+
+    Attributes
+    ----------
+    n_candidates, n_features, n_samples, n_draws : int
+        Of the data set.
+    n_rows : int
+        Rows of events or counts that were read.
+    n_unseen : int
+        Candidates without draws; they are kept.
+    n_unknown_ids, n_unknown_draws : int
+        Ids among the events without features, and their draws, which were dropped.
+    unknown : list of str
+        The most frequent of them.
+    n_duplicates, n_lacking : int
+        Rows of the feature table that were dropped: ids seen before, and values missing.
+    columns : list of dict
+        How each column became features.
+    seconds : float
+    """
+
+    n_candidates: int
+    n_features: int
+    n_samples: int
+    n_draws: int
+    n_rows: int
+    n_unseen: int
+    n_unknown_ids: int
+    n_unknown_draws: int
+    unknown: list[str]
+    n_duplicates: int
+    n_lacking: int
+    columns: list[dict[str, Any]]
+    seconds: float
+
+    def __str__(self) -> str:
+        read = f"from {self.n_rows:,} rows, in {self.seconds:.1f} s"
+        lines = [
+            f"{self.n_candidates:,} candidates with {self.n_features} features",
+            f"{self.n_unseen:,} of them without draws, which are kept",
+            f"{self.n_draws:,} draws in {self.n_samples:,} samples, {read}",
+        ]
+        if self.n_unknown_ids:
+            lines.append(
+                f"dropped: {self.n_unknown_draws:,} draws of {self.n_unknown_ids:,} ids without "
+                f"features ({', '.join(self.unknown)}, ...)"
+            )
+        if self.n_duplicates:
+            lines.append(f"dropped: {self.n_duplicates:,} rows of features whose id came before")
+        if self.n_lacking:
+            lines.append(f"dropped: {self.n_lacking:,} rows of features that lack a value")
+        for column in self.columns:
+            if column["kind"] == "categorical":
+                lines.append(
+                    f"{column['name']}: {len(column['levels'])} columns of 0 and 1, against "
+                    f"{column['base']!r}"
+                )
+        return "\n".join(lines)
+
+
+def ingest(
+    path: str | os.PathLike[str],
+    features: Any,
+    events: Any = None,
+    counts: Any = None,
+    *,
+    id: str = "id",
+    event_id: str | None = None,
+    sample: str | None = None,
+    count_column: str = "count",
+    columns: Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    bases: Mapping[str, str] | None = None,
+    unknown: Policy = "error",
+    duplicates: Policy = "error",
+    missing: Policy = "error",
+    dtype: Any = np.float32,
+    block_rows: int | None = None,
+    overwrite: bool = False,
+    client: Client | None = None,
+    n_threads: int | None = None,
+) -> IngestReport:
+    """Write a data set from tables or matrices.
+
+    Parameters
+    ----------
+    path : path
+        Where it appears when it is complete; or a URL.
+    features : path, sequence of paths, DataFrame, pyarrow.Table, or (p, L) array
+        A table with a row for each candidate: its id, and its features. Files of Parquet, Arrow
+        or CSV, folders or patterns of them; or a matrix, ``.npy`` or a Zarr array, whose row
+        numbers are the ids.
+    events : same kinds of table, optional
+        A row for each draw: the id of its candidate and, where there are samples, their key.
+    counts : same kinds of table, or (S, p) sparse or dense matrix, optional
+        A row for each id (and sample) with its number of draws; or a matrix, in memory or
+        ``.npz``, whose columns are the rows of ``features``. One of the two is needed.
+    id, event_id : str
+        Columns of ids, in the feature table and in the other one (default: the same).
+    sample : str, optional
+        Column of sample keys among the events.
+    count_column : str
+        Column of draws in ``counts``.
+    columns : sequence of str, optional
+        Of the feature table, that become features; default: all but the id.
+    categorical : sequence of str
+        Columns of whole numbers that are categories; text is always.
+    bases : mapping of str to str, optional
+        Levels of categorical columns without a column of their own; default: the first in order.
+    unknown, duplicates, missing : {"error", "drop"}
+        What becomes of draws whose id has no features; of rows of features whose id came before;
+        of rows of features that lack a value or are not finite.
+    dtype : dtype
+        Of the stored features.
+    block_rows : int, optional
+    overwrite : bool
+    client : distributed.Client, optional
+        Counts on its cluster; default: the current client if there is one, else threads.
+    n_threads : int, optional
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    InputError
+        If tables cannot be read or do not go together; names what, how often and examples.
+    StoreError
+        If something is not there, or cannot be written.
+    """
+    began = time.perf_counter()
+    _check(events, counts, unknown, duplicates, missing)
+    # Refused before the work.
+    check_target(path, MARK, overwrite)
+    matrix = as_matrix(features)
+    drawn = counts_of(counts)
+    engine = engine_for(client, n_threads)
+    try:
+        source: _Features
+        if matrix is not None:
+            source = _FromMatrix(matrix)
+        else:
+            table = open_table(features, "features")
+            table.check_columns(id, *(columns or ()), *categorical)
+            chosen = list(columns) if columns is not None else [
+                name for name in table.schema.names if name != id
+            ]  # fmt: skip
+            source = _FromTable.of(table, id, chosen, categorical, bases or {}, engine,
+                                   duplicates, missing)  # fmt: skip
+        if drawn is not None:
+            matched, n_rows = _of_matrix(drawn, source), drawn.nnz
+        else:
+            events_table = open_table(events if counts is None else counts, "events")
+            own, number = event_id or id, None if counts is None else count_column
+            events_table.check_columns(own, sample, number)
+            counted = _counted(events_table, source, own, sample, number, engine)
+            matched, n_rows = match(counted, source.ids, source.kept, _EXAMPLES), counted.n_rows
+    finally:
+        engine.close()
+    if matched.n_unknown_ids and unknown == "error":
+        raise InputError(
+            f"{matched.n_unknown_draws:,} draws are of {matched.n_unknown_ids:,} ids without "
+            f"features, such as {', '.join(matched.unknown)}; add their features, or drop them "
+            "(unknown='drop')"
+        )
+    return _write(path, source, matched, n_rows, sample is not None or drawn is not None, dtype,
+                  block_rows, overwrite, began)  # fmt: skip
+
+
+def _check(events: Any, counts: Any, *policies: str) -> None:
+    if (events is None) == (counts is None):
+        raise InputError("give either events, a row for each draw, or counts, and not both")
+    for name, policy in zip(("unknown", "duplicates", "missing"), policies, strict=True):
+        if policy not in ("error", "drop"):
+            raise InputError(f"{name}: expected 'error' or 'drop', found {policy!r}")
+
+
+class _Features:
+    """Features of the candidates, in order.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array
+        Of all rows.
+    kept : (rows,) array of bool
+        Rows that are candidates.
+    columns : list of Column
+    """
+
+    ids: pa.Array
+    kept: Array
+    columns: list[Column]
+    names: list[str]
+    n_duplicates = n_lacking = 0
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        """Yield the features of the candidates, in order, in parts of any size."""
+        raise NotImplementedError
+
+
+class _FromMatrix(_Features):
+    def __init__(self, matrix: Matrix):
+        self.matrix = matrix
+        rows, width = matrix.shape
+        self.ids, self.kept = pa.array(np.arange(rows)), np.ones(rows, bool)
+        self.names = matrix.names or [f"x{i}" for i in range(width)]
+        self.columns = [Column(name) for name in self.names]
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        for part in self.matrix.parts():
+            with np.errstate(over="ignore"):
+                values = part.astype(dtype)
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"features: values that are not finite, or that {np.dtype(dtype)} cannot hold"
+                )
+            yield values
+
+
+class _FromTable(_Features):
+    def __init__(self, table: Table, found: Candidates, kept: Array, columns: list[Column]):
+        self.table, self.ids, self.kept, self.columns = table, found.ids, kept, columns
+        self.names = [name for column in columns for name in column.features]
+
+    @classmethod
+    def of(
+        cls, table: Table, id: str, chosen: list[str], categorical: Sequence[str],
+        bases: Mapping[str, str], engine: Engine, duplicates: str, missing: str,
+    ) -> _FromTable:  # fmt: skip
+        if not chosen:
+            raise InputError("features: no column beside the id; give at least one")
+        check_types(table.schema, chosen, categorical)
+        levels = [
+            name for name in chosen
+            if name in categorical or is_category(table.schema.field(name).type)
+        ]  # fmt: skip
+        task = partial(look, id_column=id, columns=chosen, categorical=levels)
+        found: Candidates = engine.reduce_stored(table, task)
+        if found.ids.null_count:
+            raise InputError(f"features: {found.ids.null_count} rows have no id in column {id!r}")
+        if not len(found.ids):
+            raise InputError(f"{table.name}: no rows")
+        if found.lacking and missing == "error":
+            told = "\n- ".join(
+                f"column {name!r}: {number:,} rows, the first have ids {', '.join(examples)}"
+                for name, (number, examples) in found.lacking.items()
+            )
+            raise InputError(
+                f"features lack values:\n- {told}\nimpute them, leave the column out (columns), "
+                "or drop the candidates (missing='drop')"
+            )
+        repeated = _repeated(found.ids)
+        if repeated.any() and duplicates == "error":
+            examples = pc.unique(found.ids.filter(pa.array(repeated)))[:_EXAMPLES].to_pylist()
+            raise InputError(
+                f"features: {int(repeated.sum()):,} rows have an id that came before "
+                f"({', '.join(map(str, examples))}, ...); give each candidate one row, or keep the "
+                "first (duplicates='drop')"
+            )
+        kept = ~(found.unusable | repeated)
+        if not kept.any():
+            raise InputError("features: no row is left; every one lacks a value")
+        source = cls(table, found, kept, columns_of(chosen, found.levels, bases))
+        source.n_duplicates = int(repeated.sum())
+        source.n_lacking = int((found.unusable & ~repeated).sum())
+        return source
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        first = 0
+        names = [column.name for column in self.columns]
+        for index in range(self.table.n_blocks):
+            for rows in self.table.read_block(index).batches(names):
+                kept = self.kept[first : first + len(rows)]
+                first += len(rows)
+                yield encode(rows.filter(pa.array(kept)), self.columns, dtype)
+
+
+def _repeated(ids: pa.Array) -> Array:
+    """Rows whose id came before, (rows,)."""
+    unique = pc.unique(ids)
+    if len(unique) == len(ids):
+        return np.zeros(len(ids), bool)
+    number = np.asarray(pc.index_in(ids, value_set=unique))
+    repeated = np.ones(len(ids), bool)
+    repeated[np.unique(number, return_index=True)[1]] = False
+    return repeated
+
+
+def _counted(
+    events: Table, source: _Features, id_column: str, sample: str | None, number: str | None,
+    engine: Engine,
+) -> Counted:  # fmt: skip
+    """Count the events, their ids read as those of the features."""
+    wanted, there = source.ids.type, events.schema.field(id_column).type
+    plain = there.value_type if pa.types.is_dictionary(there) else there
+    kinds = {_kind(kind) for kind in (wanted, plain)}
+    if len(kinds) > 1 and events.typed and getattr(source, "table", events).typed:
+        raise InputError(
+            f"ids are {wanted} in the feature table and {plain} among the events; convert one"
+        )
+    if plain != wanted:
+        events = events.read_as(**{id_column: wanted})
+    task = partial(count, id_column=id_column, sample_column=sample, count_column=number)
+    counted: Counted = engine.reduce_stored(events, task)
+    if not counted.n_rows:
+        raise InputError(f"{events.name}: no rows")
+    return counted
+
+
+def _kind(kind: pa.DataType) -> str:
+    return (
+        "whole numbers" if pa.types.is_integer(kind) else "text" if is_category(kind) else str(kind)
+    )
+
+
+def _of_matrix(drawn: coo_array, source: _Features) -> Matched:
+    if drawn.shape[1] != len(source.ids):
+        raise InputError(
+            f"counts have {drawn.shape[1]} columns, features {len(source.ids)} rows; give a column "
+            "for each"
+        )
+    place = np.where(source.kept, np.cumsum(source.kept) - 1, -1)
+    rows = place[drawn.col]
+    known = rows >= 0
+    lost = drawn.data[~known]
+    names = pc.unique(source.ids.take(pa.array(drawn.col[~known])))
+    return Matched(
+        rows[known],
+        drawn.row[known].astype(np.int64),
+        drawn.data[known].astype(np.uint64),
+        [str(i) for i in range(drawn.shape[0])],
+        len(names),
+        int(lost.sum()),
+        [str(name) for name in names[:_EXAMPLES].to_pylist()],
+    )
+
+
+def _write(
+    path: Any, source: _Features, matched: Matched, n_rows: int, several: bool, dtype: Any,
+    block_rows: int | None, overwrite: bool, began: float,
+) -> IngestReport:  # fmt: skip
+    n_candidates, n_samples = int(source.kept.sum()), len(matched.sample_names)
+    most = int(matched.number.max(initial=0))
+    kind = np.uint32 if most < 2**32 else np.uint64
+    size = n_candidates * n_samples
+    sparse = several and size > _SMALL and len(matched.number) < _DENSE * size
+    with new_dataset(
+        path, n_candidates, source.names, dtype=dtype, count_dtype=kind,
+        n_samples=n_samples if several else None,
+        sample_names=matched.sample_names if several else None,
+        labels=True, sparse=sparse, block_rows=block_rows, overwrite=overwrite,
+    ) as writer:  # fmt: skip
+        _write_features(writer, source, dtype)
+        samples = (
+            np.zeros(len(matched.rows), np.int64) if matched.samples is None else matched.samples
+        )
+        table = csc_array(
+            (matched.number.astype(kind), (samples, matched.rows)), shape=(n_samples, n_candidates)
+        )
+        if sparse:
+            writer.write_sparse(table)
+        else:
+            _write_counts(writer, table, several)
+        n_unseen = n_candidates - int(np.count_nonzero(np.diff(table.indptr)))
+        report = IngestReport(
+            n_candidates, len(source.names), n_samples, writer.n_draws, n_rows, n_unseen,
+            matched.n_unknown_ids, matched.n_unknown_draws, matched.unknown, source.n_duplicates,
+            source.n_lacking, [column.plain() for column in source.columns],
+            time.perf_counter() - began,
+        )  # fmt: skip
+        writer.group.attrs["softmix_columns"] = report.columns
+    return report
+
+
+def _write_features(writer: DatasetWriter, source: _Features, dtype: Any) -> None:
+    labels = source.ids.filter(pa.array(source.kept)).cast(pa.string())
+    waiting: list[Array] = []
+    index = n_waiting = 0
+    for part in source.parts(dtype):
+        waiting.append(part)
+        n_waiting += len(part)
+        while n_waiting >= writer.block_rows:
+            whole = np.concatenate(waiting)
+            _write_rows(writer, index, whole[: writer.block_rows], labels)
+            waiting, index = [whole[writer.block_rows :]], index + 1
+            n_waiting -= writer.block_rows
+    if n_waiting:
+        _write_rows(writer, index, np.concatenate(waiting), labels)
+
+
+def _write_rows(writer: DatasetWriter, index: int, features: Array, labels: pa.Array) -> None:
+    own = labels.slice(index * writer.block_rows, len(features)).to_pylist()
+    writer.write_block(index, features=features, candidate_label=np.array(own, dtype=object))
+
+
+def _write_counts(writer: DatasetWriter, table: csc_array, several: bool) -> None:
+    for index, first in enumerate(range(0, writer.n_candidates, writer.block_rows)):
+        block = table[:, first : first + writer.block_rows].toarray()
+        writer.write_block(index, counts=block if several else block[0])

@@ -1,0 +1,298 @@
+"""Tables as users hold them: Parquet, Arrow or CSV, one file or thousands, or in memory.
+
+A table is a list of pieces of about a million rows, which are read one at a time, here or in
+other processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.ipc
+import pyarrow.parquet
+
+from softmix_dist.data.files import list_files, open_file
+from softmix_dist.errors import InputError, SoftmixError, StoreError
+
+# Rows of a piece, about: a row group of Parquet is not divided.
+_ROWS = 1 << 20
+_KINDS = {
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ipc": "arrow",
+    ".feather": "arrow", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv",
+}  # fmt: skip
+# Differences between the schemas of files that are told, at most.
+_TOLD = 5
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a table.
+
+    Attributes
+    ----------
+    parts : tuple of (str, int)
+        Files, and the row group or record batch of each; -1 is all of a file.
+    memory : pyarrow.Table or None
+        The rows themselves, where they are in memory.
+    """
+
+    parts: tuple[tuple[str, int], ...] = ()
+    memory: pa.Table | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in files of one schema, or in memory; made by `open_table`.
+
+    It is a source of an engine, whose blocks are its pieces.
+
+    Attributes
+    ----------
+    name : str
+    schema : pyarrow.Schema
+    pieces : tuple of Piece
+    typed : bool
+        Whether the files tell the types of columns: CSV does not.
+    types : tuple of (str, pyarrow.DataType)
+        Columns that are read as another type.
+    """
+
+    name: str
+    schema: pa.Schema
+    pieces: tuple[Piece, ...]
+    typed: bool
+    types: tuple[tuple[str, pa.DataType], ...] = ()
+    reads_ahead: int = 0
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of pieces."""
+        return len(self.pieces)
+
+    def part(self, start: int, stop: int) -> Table:
+        """Return the table itself without the pieces that are not asked for."""
+        there = range(start, stop)
+        kept = (piece if i in there else Piece() for i, piece in enumerate(self.pieces))
+        return replace(self, pieces=tuple(kept))
+
+    def read_block(self, index: int) -> PieceReader:
+        """Return a reader of one piece."""
+        return PieceReader(self, self.pieces[index])
+
+    def read_as(self, **types: pa.DataType) -> Table:
+        """Return the table with some columns read as other types."""
+        return replace(self, types=(*self.types, *types.items()))
+
+    def check_columns(self, *names: str | None) -> None:
+        """Raise `InputError` unless all columns are there."""
+        missing = [name for name in names if name is not None and name not in self.schema.names]
+        if missing:
+            raise InputError(
+                f"{self.name}: no column {', '.join(map(repr, missing))}; there are "
+                f"{', '.join(map(repr, self.schema.names))}"
+            )
+
+
+@dataclass(frozen=True)
+class PieceReader:
+    """Reads one piece of a table."""
+
+    table: Table
+    piece: Piece
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the rows, part by part.
+
+        Parameters
+        ----------
+        columns : sequence of str
+
+        Raises
+        ------
+        InputError
+            If a file cannot be read as what it is, or a value not as its column.
+        StoreError
+            If a file is not there.
+        """
+        if self.piece.memory is not None:
+            yield self._cast(self.piece.memory.select(columns), self.table.name)
+        for path, number in self.piece.parts:
+            with open_file(path) as file, _readable(path):
+                for rows in _rows(file, path, number, columns, dict(self.table.types)):
+                    yield self._cast(rows, path)
+
+    def _cast(self, rows: pa.Table, place: str) -> pa.Table:
+        for name, kind in self.table.types:
+            if name in rows.column_names and rows.schema.field(name).type != kind:
+                try:
+                    values = rows[name].cast(kind)
+                except pa.ArrowInvalid as error:
+                    raise InputError(f"{place}: column {name!r}: {error}") from error
+                rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+        return rows
+
+
+class _readable:  # noqa: N801
+    """Name the file in what Arrow says of it."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, SoftmixError) or not isinstance(error, (pa.ArrowException, OSError)):
+            return
+        told = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{self.path}: cannot be read ({told}); is it whole, and what its ending says?"
+        ) from error
+
+
+def _kind(path: str) -> str:
+    name = Path(path).name.lower()
+    for ending, kind in _KINDS.items():
+        if name.endswith(ending):
+            return kind
+    raise InputError(
+        f"{path}: not a table by its ending; expected one of {', '.join(_KINDS)}, or a folder"
+    )
+
+
+def _csv(file: Any, path: str, types: dict[str, pa.DataType], columns: Any = None) -> Any:
+    compressed = path.endswith(".gz")
+    stream = pa.CompressedInputStream(file, "gzip") if compressed else file
+    tab = ".tsv" in Path(path).name.lower()
+    return pyarrow.csv.open_csv(
+        stream,
+        parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if tab else ","),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=columns, strings_can_be_null=True
+        ),
+    )
+
+
+def _rows(
+    file: Any, path: str, number: int, columns: Sequence[str], types: dict[str, pa.DataType]
+) -> Iterator[pa.Table]:
+    kind = _kind(path)
+    if kind == "parquet":
+        reader = pyarrow.parquet.ParquetFile(file)
+        groups = range(reader.num_row_groups) if number < 0 else [number]
+        for batch in reader.iter_batches(_ROWS, row_groups=groups, columns=list(columns)):
+            yield pa.Table.from_batches([batch])
+    elif kind == "arrow":
+        opened = pyarrow.ipc.open_file(file)
+        numbers = range(opened.num_record_batches) if number < 0 else [number]
+        for i in numbers:
+            yield pa.Table.from_batches([opened.get_batch(i)]).select(columns)
+    else:
+        own = {name: of for name, of in types.items() if name in columns}
+        for batch in _csv(file, path, own, list(columns)):
+            yield pa.Table.from_batches([batch])
+
+
+def open_table(where: Any, name: str) -> Table:
+    """Open a table.
+
+    Parameters
+    ----------
+    where : path, sequence of paths, pyarrow.Table, or pandas.DataFrame
+        Files, folders, patterns such as ``events/*.parquet``, or URLs of object stores.
+    name : str
+        What it is, for messages.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    StoreError
+        If there is nothing there.
+    InputError
+        If files cannot be read, or do not have the same columns.
+    """
+    if hasattr(where, "to_dict") and hasattr(where, "columns") and not isinstance(where, pa.Table):
+        where = pa.Table.from_pandas(where, preserve_index=False)
+    if isinstance(where, pa.Table):
+        pieces = [
+            Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
+        ]
+        return Table(name, _plain(where.schema), tuple(pieces), True)
+    paths = [where] if isinstance(where, str | os.PathLike) else list(where)
+    files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
+    if not files:
+        raise StoreError(f"{name}: no files at {', '.join(map(str, paths))}; give files")
+    found = [_look(path) for path in files]
+    kinds = {_kind(path) for path in files}
+    if len(kinds) > 1:
+        raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
+    typed = kinds != {"csv"}
+    _check_schemas(name, files, [schema for schema, _ in found], typed)
+    return Table(name, found[0][0], tuple(_pieces(files, [rows for _, rows in found])), typed)
+
+
+def _look(path: str) -> tuple[pa.Schema, list[int]]:
+    """Return the schema of a file, and the rows of each of its groups; none of a CSV file."""
+    kind = _kind(path)
+    with open_file(path) as file, _readable(path):
+        if kind == "parquet":
+            reader = pyarrow.parquet.ParquetFile(file)
+            meta = reader.metadata
+            rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
+            return _plain(reader.schema_arrow), rows
+        if kind == "arrow":
+            opened = pyarrow.ipc.open_file(file)
+            # Its batches say their rows when they are read.
+            return _plain(opened.schema), [_ROWS] * opened.num_record_batches
+        return _csv(file, path, {}).schema, []
+    raise AssertionError(kind)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Return the schema without what pandas and others add to it."""
+    return pa.schema([pa.field(field.name, field.type) for field in schema])
+
+
+def _check_schemas(name: str, files: list[str], schemas: list[pa.Schema], typed: bool) -> None:
+    first = schemas[0]
+    different = []
+    for path, schema in zip(files, schemas, strict=True):
+        for field in first:
+            there = schema.field(field.name).type if field.name in schema.names else None
+            if there is None:
+                different.append(f"{path} has no column {field.name!r}, {files[0]} has")
+            elif typed and there != field.type:
+                different.append(
+                    f"{path}: column {field.name!r} is {there}, in {files[0]} {field.type}"
+                )
+    if different:
+        more = f"\n- and {len(different) - _TOLD} more" if len(different) > _TOLD else ""
+        told = "\n- ".join(different[:_TOLD])
+        raise InputError(f"{name}: the files have different columns:\n- {told}{more}")
+
+
+def _pieces(files: list[str], rows: list[list[int]]) -> Iterator[Piece]:
+    """Join what is small, so that each piece has about _ROWS rows; CSV files stay whole."""
+    parts: list[tuple[str, int]] = []
+    n_rows = 0
+    for path, groups in zip(files, rows, strict=True):
+        if not groups and _kind(path) == "csv":
+            yield Piece(((path, -1),))
+            continue
+        for number, size in enumerate(groups):
+            if parts and n_rows + size > _ROWS:
+                yield Piece(tuple(parts))
+                parts, n_rows = [], 0
+            parts.append((path, number))
+            n_rows += size
+    if parts:
+        yield Piece(tuple(parts))

@@ -1,0 +1,372 @@
+"""From tables, matrices and AnnData to data sets: real files of each kind."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import xarray
+import zarr
+from engines import cluster_of
+from scipy.sparse import coo_array, csr_array, save_npz
+
+from softmix_dist import SoftmaxMixture
+from softmix_dist.data import tables
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.ingest import ingest
+from softmix_dist.errors import InputError, StoreError
+
+RNG = np.random.default_rng(0)
+P = 300
+IDS = [f"c{i:04d}" for i in RNG.permutation(P)]
+FEATURES = pd.DataFrame(
+    {
+        "id": IDS,
+        "price": RNG.normal(5, 1, P).round(3),
+        "size": RNG.integers(1, 9, P),
+        "colour": RNG.choice(["red", "green", "blue"], P),
+        "new": RNG.random(P) < 0.5,
+    }
+)
+DRAWN = RNG.choice(P - 20, 5000)
+EVENTS = pd.DataFrame(
+    {"id": [IDS[i] for i in DRAWN], "person": RNG.choice(["ann", "bob", "cleo"], 5000)}
+)
+COUNTS = np.bincount(DRAWN, minlength=P)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a frame as files of one kind, in several of them, and return where."""
+
+    def to(frame, name, kind, n_files=1):
+        if kind == "frame":
+            return frame
+        if kind == "table":
+            return pa.Table.from_pandas(frame)
+        folder = tmp_path / name
+        folder.mkdir()
+        bounds = np.linspace(0, len(frame), n_files + 1).astype(int)
+        for i, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            part = frame.iloc[first:last].reset_index(drop=True)
+            path = folder / f"{i:03d}.{kind}"
+            if kind == "parquet":
+                part.to_parquet(path, row_group_size=40)
+            elif kind in ("arrow", "feather"):
+                with pa.OSFile(str(path), "wb") as file:
+                    rows = pa.Table.from_pandas(part)
+                    with pa.ipc.new_file(file, rows.schema) as writer:
+                        writer.write_table(rows, max_chunksize=50)
+            elif kind == "csv.gz":
+                with gzip.open(path, "wt") as file:
+                    part.to_csv(file, index=False)
+            else:
+                part.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
+        return folder
+
+    return to
+
+
+def check(path, samples=False):
+    """The data set holds what the frames say."""
+    data = open_dataset(path)
+    assert data.n_candidates == P
+    assert data.feature_names == ["price", "size", "colour=green", "colour=red", "new"]
+    features = np.concatenate([data.read_block(i).features for i in range(data.n_blocks)])
+    np.testing.assert_allclose(features[:, 0], FEATURES["price"], rtol=1e-6)
+    np.testing.assert_array_equal(features[:, 1], FEATURES["size"])
+    np.testing.assert_array_equal(features[:, 2], FEATURES["colour"] == "green")
+    np.testing.assert_array_equal(features[:, 3], FEATURES["colour"] == "red")
+    np.testing.assert_array_equal(features[:, 4], FEATURES["new"])
+    assert data.labels(range(P)) == IDS
+    assert data.n_draws == 5000
+    parts = [data.read_block(i).counts for i in range(data.n_blocks)]
+    counts = np.concatenate([p.toarray() if hasattr(p, "toarray") else p for p in parts], axis=-1)
+    if not samples:
+        np.testing.assert_array_equal(counts, COUNTS)
+        return
+    assert data.sample_names == ["ann", "bob", "cleo"]
+    for name, row in zip(data.sample_names, counts, strict=True):
+        own = DRAWN[(EVENTS["person"] == name).to_numpy()]
+        np.testing.assert_array_equal(row, np.bincount(own, minlength=P))
+
+
+@pytest.mark.parametrize("n_files", [1, 7])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "arrow", "feather", "csv", "csv.gz", "tsv", "frame", "table"]
+)
+def test_every_kind_of_table(tmp_path, write, kind, n_files):
+    features = write(FEATURES, "features", kind, n_files)
+    events = write(EVENTS, "events", kind, n_files)
+    report = ingest(tmp_path / "out.zarr", features, events, block_rows=64)
+    check(tmp_path / "out.zarr")
+    assert report.n_rows == report.n_draws == 5000
+    assert report.n_unseen == int((COUNTS == 0).sum()) >= 20
+    assert report.n_unknown_ids == 0
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["dense", "sparse"])
+def test_events_of_samples(tmp_path, write, monkeypatch, small):
+    monkeypatch.setattr("softmix_dist.data.ingest._SMALL", 10 if small else 1 << 20)
+    monkeypatch.setattr("softmix_dist.data.ingest._DENSE", 2.0 if small else 0.2)
+    events = write(EVENTS, "events", "parquet", 3)
+    ingest(tmp_path / "out.zarr", FEATURES, events, sample="person", block_rows=64)
+    check(tmp_path / "out.zarr", samples=True)
+    assert isinstance(zarr.open_group(tmp_path / "out.zarr")["counts"], zarr.Group) == small
+
+
+def test_counts_are_added_up(tmp_path, write):
+    # Every id twice.
+    halves = COUNTS // 2
+    counts = pd.DataFrame({"key": IDS * 2, "n": np.concatenate([halves, COUNTS - halves])})
+    ingest(tmp_path / "out.zarr", FEATURES, counts=counts, event_id="key", count_column="n")
+    check(tmp_path / "out.zarr")
+
+
+def test_a_dask_cluster_counts(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 500)
+    events = write(EVENTS, "events", "parquet", 5)
+    with cluster_of(2) as client:
+        ingest(tmp_path / "out.zarr", FEATURES, events, sample="person", client=client)
+        assert not client.who_has()
+    check(tmp_path / "out.zarr", samples=True)
+
+
+def test_what_is_written_is_fitted_and_opened(tmp_path):
+    ingest(tmp_path / "out.zarr", FEATURES, EVENTS)
+    model = SoftmaxMixture(1).fit(tmp_path / "out.zarr", n_threads=1)
+    assert model.converged_
+    with xarray.open_zarr(tmp_path / "out.zarr") as opened:
+        assert list(opened["feature"].values[:2]) == ["price", "size"]
+        assert opened.attrs["softmix_columns"][2] == {
+            "name": "colour", "kind": "categorical", "base": "blue", "levels": ["green", "red"],
+        }  # fmt: skip
+
+
+def test_columns_are_chosen_and_bases_named(tmp_path):
+    ingest(
+        tmp_path / "out.zarr", FEATURES, EVENTS, columns=["size", "colour"], categorical=["size"],
+        bases={"colour": "red", "size": "3"},
+    )  # fmt: skip
+    names = open_dataset(tmp_path / "out.zarr").feature_names
+    assert names == [f"size={i}" for i in (1, 2, 4, 5, 6, 7, 8)] + ["colour=blue", "colour=green"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr", "array"])
+def test_matrices(tmp_path, kind):
+    values = FEATURES[["price", "size"]].to_numpy()
+    features = values
+    if kind == "npy":
+        features = tmp_path / "features.npy"
+        np.save(features, values)
+    elif kind == "zarr":
+        features = tmp_path / "features.zarr"
+        zarr.create_array(str(features), data=values)
+    counts = pd.DataFrame({"id": np.arange(P), "count": COUNTS})
+    ingest(tmp_path / "out.zarr", features, counts=counts, dtype=np.float64)
+    block = open_dataset(tmp_path / "out.zarr").read_block(0)
+    np.testing.assert_array_equal(block.features, values)
+    np.testing.assert_array_equal(block.counts, COUNTS)
+
+
+@pytest.mark.parametrize("kind", ["npz", "sparse", "dense"])
+def test_matrices_of_counts(tmp_path, kind):
+    table = RNG.poisson(0.3, (4, P))
+    counts = table
+    if kind != "dense":
+        counts = csr_array(table)
+    if kind == "npz":
+        counts = tmp_path / "counts.npz"
+        save_npz(counts, csr_array(table))
+    report = ingest(tmp_path / "out.zarr", FEATURES, counts=counts)
+    data = open_dataset(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(data.read_block(0).counts, table)
+    assert report.n_draws == table.sum()
+
+
+# ------------------------------------------------------------------ what does not go together
+
+
+def refused(match, *args, error=InputError, **options):
+    with pytest.raises(error, match=match) as caught:
+        ingest(*args, **options)
+    return str(caught.value)
+
+
+def test_events_without_features(tmp_path):
+    features = FEATURES[~FEATURES["id"].isin(IDS[:3])]
+    lost = int(COUNTS[:3].sum())
+    message = refused(
+        f"{lost} draws are of 3 ids without features", tmp_path / "x", features, EVENTS
+    )
+    top = IDS[int(np.argmax(COUNTS[:3]))]
+    assert f"such as {top}," in message
+    assert not (tmp_path / "x").exists()
+    report = ingest(tmp_path / "x", features, EVENTS, unknown="drop")
+    assert (report.n_unknown_ids, report.n_unknown_draws) == (3, lost)
+    assert report.unknown[0] == top
+    assert report.n_draws == open_dataset(tmp_path / "x").n_draws == 5000 - lost
+    assert f"{lost} draws of 3 ids without features" in str(report)
+
+
+def test_a_candidate_twice(tmp_path):
+    twice = pd.concat([FEATURES, FEATURES.iloc[[5, 9]].assign(price=99.0)], ignore_index=True)
+    message = refused("2 rows have an id that came before", tmp_path / "x", twice, EVENTS)
+    assert IDS[5] in message
+    report = ingest(tmp_path / "x", twice, EVENTS, duplicates="drop")
+    assert report.n_duplicates == 2
+    check(tmp_path / "x")
+
+
+def test_values_that_are_missing(tmp_path):
+    broken = FEATURES.copy()
+    broken["colour"] = broken["colour"].astype(object)
+    broken.loc[[3, 8], "price"] = np.nan
+    broken.loc[4, "price"] = np.inf
+    broken.loc[8, "colour"] = None
+    message = refused("features lack values", tmp_path / "x", broken, EVENTS)
+    assert f"column 'price': 3 rows, the first have ids {IDS[3]}, {IDS[4]}, {IDS[8]}" in message
+    assert f"column 'colour': 1 rows, the first have ids {IDS[8]}" in message
+    report = ingest(tmp_path / "x", broken, EVENTS, missing="drop", unknown="drop")
+    assert report.n_lacking == 3
+    assert report.n_candidates == P - 3
+    assert report.n_unknown_draws == COUNTS[[3, 4, 8]].sum()
+    assert open_dataset(tmp_path / "x").labels([3]) == [IDS[5]]
+
+
+def test_ids_of_different_types(tmp_path, write):
+    numbers = EVENTS.assign(id=np.arange(5000) % 7)
+    refused("ids are .*string in the feature table and int64 among the events", tmp_path / "x",
+            FEATURES, numbers)  # fmt: skip
+    # Files that tell no types are read as the others say.
+    features = FEATURES.assign(id=np.arange(P))
+    events = write(pd.DataFrame({"id": DRAWN}), "events", "csv")
+    ingest(tmp_path / "x", features, events)
+    np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
+    small = pd.DataFrame({"id": DRAWN.astype(np.int16)})
+    ingest(tmp_path / "x", features, small, overwrite=True)
+    np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
+
+
+def test_ids_of_csv_keep_their_zeros(tmp_path, write):
+    ids = [f"{i:05d}" for i in range(P)]
+    features = FEATURES.assign(id=ids)
+    events = write(pd.DataFrame({"id": [ids[i] for i in DRAWN]}), "events", "csv")
+    ingest(tmp_path / "x", features, events)
+    np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
+
+
+def test_files_that_differ(tmp_path, write):
+    folder = write(EVENTS, "events", "parquet", 3)
+    EVENTS.assign(id=np.arange(5000)).to_parquet(folder / "003.parquet")
+    message = refused("the files have different columns", tmp_path / "x", FEATURES, folder)
+    assert "003.parquet: column 'id' is int64, in" in message
+    EVENTS[["person"]].to_parquet(folder / "003.parquet")
+    refused("003.parquet has no column 'id'", tmp_path / "x", FEATURES, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"nothing of the kind" * 100])
+def test_files_that_are_damaged(tmp_path, content):
+    path = tmp_path / "events.parquet"
+    path.write_bytes(content)
+    refused("events.parquet: cannot be read", tmp_path / "x", FEATURES, path)
+
+
+def test_files_that_are_damaged_in_the_middle(tmp_path):
+    path = tmp_path / "events.parquet"
+    EVENTS.to_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+    refused("events.parquet: cannot be read", tmp_path / "x", FEATURES, path)
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_tables_that_hold_nothing(tmp_path, write):
+    empty = EVENTS.iloc[:0]
+    refused("events: no rows", tmp_path / "x", FEATURES, write(empty, "events", "parquet"))
+    refused("features: no rows", tmp_path / "x", FEATURES.iloc[:0], EVENTS)
+    (tmp_path / "none").mkdir()
+    refused("no files", tmp_path / "x", FEATURES, tmp_path / "none", error=StoreError)
+    refused("cannot be opened", tmp_path / "x", FEATURES, tmp_path / "no.csv", error=StoreError)
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"events": None}, "give either events"),
+    ({"counts": EVENTS}, "give either events"),
+    ({"unknown": "keep"}, "unknown: expected 'error' or 'drop', found 'keep'"),
+    ({"id": "key"}, "features: no column 'key'; there are 'id', 'price'"),
+    ({"event_id": "key"}, "events: no column 'key'"),
+    ({"sample": "shop"}, "events: no column 'shop'"),
+    ({"columns": []}, "no column beside the id"),
+    ({"categorical": ["price"]}, "column 'price' has fractions"),
+    ({"bases": {"colour": "pink"}}, "no level 'pink'; there are 'blue', 'green', 'red'"),
+    ({"bases": {"price": "1"}}, "base of 'price': not a categorical column"),
+    ({"features": FEATURES.assign(day=pd.Timestamp("2020-01-01"))}, "column 'day' has type timest"),
+    ({"features": FEATURES.assign(one="x")}, "column 'one' has one level alone"),
+    ({"features": FEATURES.assign(far=1e300)}, "column 'far' has values that float32 cannot hold"),
+    ({"events": EVENTS.assign(id=[None] + list(EVENTS["id"][1:]))}, "1 rows of 5000 have no value"),
+    ({"features": FEATURES.assign(id=[None, *IDS[1:]])}, "1 rows have no id"),
+])  # fmt: skip
+def test_what_is_refused(tmp_path, changes, match):
+    given = {"features": FEATURES, "events": EVENTS} | changes
+    refused(match, tmp_path / "x", **given)
+    assert not (tmp_path / "x").exists()
+
+
+def test_columns_of_ids_are_no_categories(tmp_path, monkeypatch):
+    monkeypatch.setattr("softmix_dist.data.encoding._MOST_LEVELS", 100)
+    features = FEATURES.assign(name=[f"name {i}" for i in range(P)])
+    refused("column 'name' has more than 100 levels", tmp_path / "x", features, EVENTS)
+
+
+@pytest.mark.parametrize(("values", "match"), [
+    ([1, -2, 3], "1 of them are not, the first is -2"),
+    ([1.0, 2.5, 3.0], "1 of them are not, the first is 2.5"),
+    ([1.0, None, 3.0], "1 values are missing"),
+    (["1", "2", "3"], "they are of type"),
+])  # fmt: skip
+def test_counts_that_are_none(tmp_path, values, match):
+    counts = pa.table({"id": IDS[:3], "count": values})
+    refused(match, tmp_path / "x", FEATURES, counts=counts)
+
+
+def test_matrices_that_do_not_fit(tmp_path):
+    refused("counts have 5 columns, features 300 rows", tmp_path / "x", FEATURES,
+            counts=coo_array(np.ones((2, 5), int)))  # fmt: skip
+    refused("numbers of draws", tmp_path / "x", FEATURES, counts=-np.ones((2, P), int))
+    (tmp_path / "bad.npz").write_bytes(b"no")
+    refused("not a sparse matrix", tmp_path / "x", FEATURES, counts=tmp_path / "bad.npz")
+    (tmp_path / "bad.npy").write_bytes(b"no")
+    refused("cannot be read as a NumPy array", tmp_path / "x", tmp_path / "bad.npy", EVENTS)
+    values = np.ones((P, 2))
+    values[7, 1] = np.nan
+    refused("not finite", tmp_path / "x", values, counts=np.ones((1, P), int))
+
+
+def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
+    ingest(tmp_path / "x", FEATURES, EVENTS)
+
+    def fails(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softmix_dist.data.ingest._write_counts", fails)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(tmp_path / "x", FEATURES, EVENTS, overwrite=True)
+    check(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    refused("exists already", tmp_path / "x", FEATURES, EVENTS, error=StoreError)
+
+
+def test_pieces_hold_about_as_many_rows(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 100)
+    table = tables.open_table(write(EVENTS, "events", "parquet", 7), "events")
+    rows = [sum(len(b) for b in table.read_block(i).batches(["id"])) for i in range(table.n_blocks)]
+    assert sum(rows) == 5000
+    assert max(rows) <= 100
+    assert min(rows[:-1]) >= 40
