@@ -14,6 +14,7 @@ from pathlib import Path
 from traceback import format_exception
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray
 from command import softmix
@@ -25,12 +26,13 @@ from softmix_dist import SoftmaxMixture, open_dataset
 from softmix_dist.checkpoint import remove_checkpoint
 from softmix_dist.data import objects, predictions, store
 from softmix_dist.data.dataset import MARK
+from softmix_dist.data.ingest import ingest
 from softmix_dist.data.place import place_at
 from softmix_dist.data.simulate import simulate
 from softmix_dist.data.store import new_group
 from softmix_dist.data.store_errors import without_secrets
 from softmix_dist.data.writer import write_dataset
-from softmix_dist.errors import StoreError, StoreUnavailableError
+from softmix_dist.errors import InputError, StoreError, StoreUnavailableError
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAFAKEFAKEFAKE0001",
@@ -549,3 +551,43 @@ def test_without_packages_it_says_which_to_install(url, monkeypatch):
     monkeypatch.setattr(objects, "find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"install softmix-dist\[stores\]"):
         open_dataset(f"{url}/data.zarr")
+
+
+# ------------------------------------------------------------------ tables
+
+
+def put(url, content):
+    port = int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
+    assert ask(port, "PUT", "/" + url.removeprefix("s3://"), content)[0] == 200
+
+
+def test_tables_come_from_a_store_and_go_there(url, tmp_path):
+    ids = np.arange(400)
+    frame = pd.DataFrame({"id": ids, "price": np.sin(ids), "size": ids % 7})
+    drawn = np.random.default_rng(0).integers(0, 380, 20_000)
+    frame.to_parquet(tmp_path / "features.parquet")
+    put(f"{url}/features.parquet", (tmp_path / "features.parquet").read_bytes())
+    for i, part in enumerate(np.array_split(drawn, 5)):
+        pd.DataFrame({"id": part}).to_csv(tmp_path / "part.csv", index=False)
+        put(f"{url}/events/{i}.csv", (tmp_path / "part.csv").read_bytes())
+    put(f"{url}/events/_SUCCESS", b"")
+    report = ingest(f"{url}/data.zarr", f"{url}/features.parquet", f"{url}/events", n_threads=2)
+    assert report.n_draws == 20_000
+    data = open_dataset(f"{url}/data.zarr")
+    counts = np.bincount(drawn, minlength=400)
+    np.testing.assert_array_equal(data.read_block(0).counts, counts)
+    with cluster_of(2) as client:
+        again = ingest(tmp_path / "here.zarr", f"{url}/features.parquet", f"{url}/events/",
+                       client=client)  # fmt: skip
+    assert again.n_draws == 20_000
+
+
+def test_tables_that_are_not_in_a_store(url, tmp_path):
+    with pytest.raises(StoreError, match="does not exist; give the URL of an object"):
+        ingest(tmp_path / "x", f"{url}/no.parquet", f"{url}/events")
+    put(f"{url}/features.parquet", b"nothing")
+    with pytest.raises(InputError, match="features.parquet: cannot be read"):
+        ingest(tmp_path / "x", f"{url}/features.parquet", f"{url}/events")
+    with pytest.raises(StoreError, match=f"no files at {url}/none"):
+        ingest(tmp_path / "x", f"{url}/none", f"{url}/events")
+    assert not (tmp_path / "x").exists()
