@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,13 +14,14 @@ import pyarrow.parquet
 import pytest
 import xarray
 import zarr
+from command import softmix
 from engines import cluster_of
 from scipy.sparse import coo_array, csr_array, save_npz
 
 from softmix_dist import SoftmaxMixture
 from softmix_dist.data import tables
 from softmix_dist.data.dataset import open_dataset
-from softmix_dist.data.ingest import ingest
+from softmix_dist.data.ingest import ingest, ingest_anndata
 from softmix_dist.errors import InputError, StoreError
 
 RNG = np.random.default_rng(0)
@@ -187,6 +190,43 @@ def test_matrices_of_counts(tmp_path, kind):
     data = open_dataset(tmp_path / "out.zarr")
     np.testing.assert_array_equal(data.read_block(0).counts, table)
     assert report.n_draws == table.sum()
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2")
+@pytest.mark.parametrize("kind", ["object", "h5ad", "zarr"])
+@pytest.mark.parametrize("varm", [None, "X_pca"])
+def test_anndata(tmp_path, kind, varm):
+    anndata = pytest.importorskip("anndata")
+    table = RNG.poisson(0.3, (4, P))
+    data = anndata.AnnData(
+        csr_array(table).astype(np.float32),
+        obs=pd.DataFrame(index=["a", "b", "c", "d"]),
+        var=FEATURES.drop(columns="id").set_index(pd.Index(IDS)),
+        varm={"X_pca": FEATURES[["price", "size"]].to_numpy()},
+    )
+    if kind == "h5ad":
+        data.write_h5ad(tmp_path / "data.h5ad")
+        data = tmp_path / "data.h5ad"
+    elif kind == "zarr":
+        data.write_zarr(tmp_path / "data.zarr")
+        data = str(tmp_path / "data.zarr")
+    ingest_anndata(tmp_path / "out.zarr", data, varm=varm)
+    found = open_dataset(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(found.read_block(0).counts, table)
+    assert found.sample_names == ["a", "b", "c", "d"]
+    assert found.labels([0, 7]) == [IDS[0], IDS[7]]
+    names = ["X_pca0", "X_pca1"] if varm else ["price", "size", "colour=green", "colour=red", "new"]
+    assert found.feature_names == names
+
+
+def test_anndata_that_lacks_something(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    data = anndata.AnnData(np.ones((2, 3), np.float32))
+    with pytest.raises(InputError, match="no varm 'X_pca'; there are"):
+        ingest_anndata(tmp_path / "x", data, varm="X_pca")
+    (tmp_path / "bad.h5ad").write_bytes(b"no")
+    with pytest.raises(InputError, match="bad.h5ad: cannot be read as AnnData"):
+        ingest_anndata(tmp_path / "x", tmp_path / "bad.h5ad")
 
 
 # ------------------------------------------------------------------ what does not go together
@@ -370,3 +410,65 @@ def test_pieces_hold_about_as_many_rows(tmp_path, write, monkeypatch):
     assert sum(rows) == 5000
     assert max(rows) <= 100
     assert min(rows[:-1]) >= 40
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command(tmp_path, write):
+    features = write(FEATURES, "features", "csv", 2)
+    events = write(EVENTS, "events", "parquet", 3)
+    told = softmix("ingest", tmp_path / "out.zarr", "--features", features, "--events", events,
+                   "--sample", "person", "--base", "colour=blue", "--json")  # fmt: skip
+    report = json.loads(told.stdout)
+    assert report["n_draws"] == 5000
+    assert report["n_samples"] == 3
+    check(tmp_path / "out.zarr", samples=True)
+    assert "data set written to" in told.stderr
+    softmix("check", tmp_path / "out.zarr")
+    softmix("fit", tmp_path / "out.zarr", "-k", 1, "-q")
+
+
+def test_the_command_takes_several_files_and_chooses_columns(tmp_path, write):
+    features = write(FEATURES, "features", "parquet", 2)
+    counts = pd.DataFrame({"key": IDS, "n": COUNTS})
+    paths = sorted(features.iterdir())
+    told = softmix(
+        "ingest", tmp_path / "out.zarr", "--features", paths[0], "--features", paths[1],
+        "--counts", write(counts, "counts", "csv"), "--event-id", "key", "--count-column", "n",
+        "--columns", "price,size", "--categorical", "size",
+    )  # fmt: skip
+    assert "size: 7 columns of 0 and 1, against '1'" in told.stdout
+    assert open_dataset(tmp_path / "out.zarr").n_features == 8
+
+
+@pytest.mark.parametrize(("options", "code", "match"), [
+    ([], 2, "give --features and either --events or --counts"),
+    (["--events", "{events}", "--anndata", "a.h5ad"], 2, "or --anndata"),
+    (["--events", "{events}", "--varm", "X"], 2, "are of --anndata"),
+    (["--events", "{events}", "--base", "colour"], 2, "expected COLUMN=LEVEL"),
+    (["--events", "{events}", "--columns", "weight"], 65, "no column 'weight'"),
+    (["--events", "no.parquet"], 65, "no.parquet: cannot be opened"),
+])  # fmt: skip
+def test_the_command_refuses(tmp_path, write, options, code, match):
+    events = write(EVENTS, "events", "parquet")
+    features = write(FEATURES, "features", "parquet")
+    options = [option.format(events=events) for option in options]
+    told = softmix("ingest", tmp_path / "x", "--features", features, *options, code=code)
+    assert match in told.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "softmix_dist.data.ingest", None)
+    told = softmix("ingest", tmp_path / "x", "--features", "a", "--events", "b", code=2)
+    assert "pip install 'softmix-dist[ingest]'" in told.stderr
+
+
+def test_the_command_takes_anndata(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    table = RNG.poisson(0.3, (4, P)).astype(np.float32)
+    var = FEATURES.drop(columns="id").set_index(pd.Index(IDS))
+    anndata.AnnData(csr_array(table), var=var).write_h5ad(tmp_path / "data.h5ad")
+    softmix("ingest", tmp_path / "out.zarr", "--anndata", tmp_path / "data.h5ad")
+    assert open_dataset(tmp_path / "out.zarr").n_samples == 4

@@ -30,7 +30,7 @@ from softmix_dist.data.encoding import (
     is_category,
     look,
 )
-from softmix_dist.data.matrices import Matrix, as_matrix, counts_of
+from softmix_dist.data.matrices import Matrix, annotated, as_matrix, counts_of
 from softmix_dist.data.store import check_target
 from softmix_dist.data.tables import Table, open_table
 from softmix_dist.data.writer import DatasetWriter, new_dataset
@@ -122,6 +122,7 @@ def ingest(
     columns: Sequence[str] | None = None,
     categorical: Sequence[str] = (),
     bases: Mapping[str, str] | None = None,
+    sample_names: Sequence[str] | None = None,
     unknown: Policy = "error",
     duplicates: Policy = "error",
     missing: Policy = "error",
@@ -158,6 +159,8 @@ def ingest(
         Columns of whole numbers that are categories; text is always.
     bases : mapping of str to str, optional
         Levels of categorical columns without a column of their own; default: the first in order.
+    sample_names : sequence of str, optional
+        Of the rows of a matrix of counts.
     unknown, duplicates, missing : {"error", "drop"}
         What becomes of draws whose id has no features; of rows of features whose id came before;
         of rows of features that lack a value or are not finite.
@@ -200,7 +203,7 @@ def ingest(
             source = _FromTable.of(table, id, chosen, categorical, bases or {}, engine,
                                    duplicates, missing)  # fmt: skip
         if drawn is not None:
-            matched, n_rows = _of_matrix(drawn, source), drawn.nnz
+            matched, n_rows = _of_matrix(drawn, source, sample_names), drawn.nnz
         else:
             events_table = open_table(events if counts is None else counts, "events")
             own, number = event_id or id, None if counts is None else count_column
@@ -217,6 +220,40 @@ def ingest(
         )
     return _write(path, source, matched, n_rows, sample is not None or drawn is not None, dtype,
                   block_rows, overwrite, began)  # fmt: skip
+
+
+def ingest_anndata(
+    path: str | os.PathLike[str],
+    data: Any,
+    *,
+    varm: str | None = None,
+    layer: str | None = None,
+    **options: Any,
+) -> IngestReport:
+    """Write a data set from AnnData: variables are candidates, observations are samples.
+
+    Parameters
+    ----------
+    path : path
+    data : anndata.AnnData, or path of a ``.h5ad`` file or Zarr group
+    varm : str, optional
+        Matrix of features; default: the columns of ``var``.
+    layer : str, optional
+        Counts; default: ``X``.
+    **options
+        Of `ingest`.
+
+    Returns
+    -------
+    IngestReport
+
+    Raises
+    ------
+    InputError, StoreError
+        As `ingest`.
+    """
+    found = annotated(data, varm, layer)
+    return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
 
 
 def _check(events: Any, counts: Any, *policies: str) -> None:
@@ -254,7 +291,8 @@ class _FromMatrix(_Features):
     def __init__(self, matrix: Matrix):
         self.matrix = matrix
         rows, width = matrix.shape
-        self.ids, self.kept = pa.array(np.arange(rows)), np.ones(rows, bool)
+        ids = np.arange(rows) if matrix.ids is None else matrix.ids
+        self.ids, self.kept = pa.array(ids), np.ones(rows, bool)
         self.names = matrix.names or [f"x{i}" for i in range(width)]
         self.columns = [Column(name) for name in self.names]
 
@@ -365,7 +403,10 @@ def _kind(kind: pa.DataType) -> str:
     )
 
 
-def _of_matrix(drawn: coo_array, source: _Features) -> Matched:
+def _of_matrix(drawn: coo_array, source: _Features, sample_names: Sequence[str] | None) -> Matched:
+    n_samples = drawn.shape[0]
+    if sample_names is not None and len(sample_names) != n_samples:
+        raise InputError(f"sample_names: expected {n_samples}, found {len(sample_names)}")
     if drawn.shape[1] != len(source.ids):
         raise InputError(
             f"counts have {drawn.shape[1]} columns, features {len(source.ids)} rows; give a column "
@@ -380,7 +421,7 @@ def _of_matrix(drawn: coo_array, source: _Features) -> Matched:
         rows[known],
         drawn.row[known].astype(np.int64),
         drawn.data[known].astype(np.uint64),
-        [str(i) for i in range(drawn.shape[0])],
+        [str(name) for name in (sample_names or range(n_samples))],
         len(names),
         int(lost.sum()),
         [str(name) for name in names[:_EXAMPLES].to_pylist()],

@@ -26,6 +26,7 @@ class Matrix:
 
     values: Any
     names: list[str] | None = None
+    ids: list[str] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,6 +52,8 @@ def as_matrix(where: Any) -> Matrix | None:
     InputError
         If it is no matrix of numbers.
     """
+    if isinstance(where, Matrix):
+        return where
     values = None
     if isinstance(where, str | os.PathLike):
         path = os.fspath(where)
@@ -119,3 +122,60 @@ def counts_of(counts: Any) -> coo_array | None:
     ):
         raise InputError("counts: expected numbers of draws, 0, 1, 2, ...")
     return found
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Features, counts and names of an AnnData object: its variables are the candidates.
+
+    Attributes
+    ----------
+    features : Matrix or pandas.DataFrame
+        With a column ``id``, where it is a frame.
+    counts : sparse or dense (S, p) matrix
+    samples : list of str
+    """
+
+    features: Any
+    counts: Any
+    samples: list[str]
+
+
+def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
+    """Take an AnnData object, or a ``.h5ad`` or Zarr file of one, apart.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or does not hold what is asked for.
+    """
+    if isinstance(data, str | os.PathLike):
+        data = _read_anndata(os.fspath(data))
+    for what, key, there in (("varm", varm, data.varm), ("layers", layer, data.layers)):
+        if key is not None and key not in there:
+            raise InputError(f"no {what} {key!r}; there are {sorted(there)}")
+    ids = [str(name) for name in data.var_names]
+    if varm is None:
+        features = data.var.reset_index(drop=True)
+        features.insert(0, "id", ids)
+    else:
+        values = data.varm[varm]
+        names = [str(name) for name in getattr(values, "columns", [])]
+        values = np.asarray(values)
+        features = Matrix(values, names or [f"{varm}{i}" for i in range(values.shape[1])], ids)
+    counts = data.X if layer is None else data.layers[layer]
+    if counts is None:
+        raise InputError("the object holds no X; name a layer")
+    return Annotated(features, counts, [str(name) for name in data.obs_names])
+
+
+def _read_anndata(path: str) -> Any:
+    try:
+        import anndata
+    except ImportError as error:
+        raise InputError(f"{path}: anndata is not installed; pip install anndata") from error
+    try:
+        return anndata.read_zarr(path) if path.endswith(".zarr") else anndata.read_h5ad(path)
+    except Exception as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"{path}: cannot be read as AnnData ({problem})") from error
