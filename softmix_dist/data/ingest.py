@@ -383,7 +383,8 @@ def _counted(
     """Count the events, their ids read as those of the features."""
     wanted, there = source.ids.type, events.schema.field(id_column).type
     plain = there.value_type if pa.types.is_dictionary(there) else there
-    kinds = {_kind(kind) for kind in (wanted, plain)}
+    # Without rows a column has no type.
+    kinds = {_kind(kind) for kind in (wanted, plain) if not pa.types.is_null(kind)}
     if len(kinds) > 1 and events.typed and getattr(source, "table", events).typed:
         raise InputError(
             f"ids are {wanted} in the feature table and {plain} among the events; convert one"
