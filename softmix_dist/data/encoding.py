@@ -104,7 +104,8 @@ def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence
     for name in columns:
         kind = schema.field(name).type
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        if not (number or pa.types.is_boolean(kind) or is_category(kind)):
+        # A column without any value has no type; that it lacks them is told later.
+        if not (number or pa.types.is_null(kind) or pa.types.is_boolean(kind) or is_category(kind)):
             problems.append(
                 f"column {name!r} has type {kind}; give a number, or leave it out (columns)"
             )
