@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,18 +19,13 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_array, csc_array
 
 from softmix_dist.blocks import Array
+from softmix_dist.data.candidates import EXAMPLES, FeatureSource, FromMatrix, look_through
 from softmix_dist.data.counting import Counted, Matched, count, match
 from softmix_dist.data.dataset import MARK
 from softmix_dist.data.encoding import (
-    Candidates,
-    Column,
-    check_types,
-    columns_of,
-    encode,
     is_category,
-    look,
 )
-from softmix_dist.data.matrices import Matrix, annotated, as_matrix, counts_of
+from softmix_dist.data.matrices import annotated, as_matrix, counts_of
 from softmix_dist.data.store import check_target
 from softmix_dist.data.tables import Table, open_table
 from softmix_dist.data.writer import DatasetWriter, new_dataset
@@ -41,7 +36,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Policy = Literal["error", "drop"]
-_EXAMPLES = 5
 # Counts of several samples are stored whole where a fifth of them is not zero, or they are small.
 _DENSE, _SMALL = 0.2, 1 << 20
 _PIECES = 100
@@ -191,17 +185,15 @@ def ingest(
     drawn = counts_of(counts)
     engine = engine_for(client, n_threads)
     try:
-        source: _Features
+        source: FeatureSource
         if matrix is not None:
-            source = _FromMatrix(matrix)
+            source = FromMatrix(matrix)
         else:
-            table = open_table(features, "features")
-            table.check_columns(id, *(columns or ()), *categorical)
-            chosen = list(columns) if columns is not None else [
-                name for name in table.schema.names if name != id
-            ]  # fmt: skip
-            source = _FromTable.of(table, id, chosen, categorical, bases or {}, engine,
-                                   duplicates, missing)  # fmt: skip
+            policies = {"duplicates": duplicates, "missing": missing}
+            source = look_through(
+                open_table(features, "features"), id, columns, categorical, bases or {}, policies,
+                engine.reduce_stored,
+            )  # fmt: skip
         if drawn is not None:
             matched, n_rows = _of_matrix(drawn, source, sample_names), drawn.nnz
         else:
@@ -209,7 +201,7 @@ def ingest(
             own, number = event_id or id, None if counts is None else count_column
             events_table.check_columns(own, sample, number)
             counted = _counted(events_table, source, own, sample, number, engine)
-            matched, n_rows = match(counted, source.ids, source.kept, _EXAMPLES), counted.n_rows
+            matched, n_rows = match(counted, source.ids, source.kept, EXAMPLES), counted.n_rows
     finally:
         engine.close()
     if matched.n_unknown_ids and unknown == "error":
@@ -264,120 +256,8 @@ def _check(events: Any, counts: Any, *policies: str) -> None:
             raise InputError(f"{name}: expected 'error' or 'drop', found {policy!r}")
 
 
-class _Features:
-    """Features of the candidates, in order.
-
-    Attributes
-    ----------
-    ids : pyarrow.Array
-        Of all rows.
-    kept : (rows,) array of bool
-        Rows that are candidates.
-    columns : list of Column
-    """
-
-    ids: pa.Array
-    kept: Array
-    columns: list[Column]
-    names: list[str]
-    n_duplicates = n_lacking = 0
-
-    def parts(self, dtype: Any) -> Iterator[Array]:
-        """Yield the features of the candidates, in order, in parts of any size."""
-        raise NotImplementedError
-
-
-class _FromMatrix(_Features):
-    def __init__(self, matrix: Matrix):
-        self.matrix = matrix
-        rows, width = matrix.shape
-        ids = np.arange(rows) if matrix.ids is None else matrix.ids
-        self.ids, self.kept = pa.array(ids), np.ones(rows, bool)
-        self.names = matrix.names or [f"x{i}" for i in range(width)]
-        self.columns = [Column(name) for name in self.names]
-
-    def parts(self, dtype: Any) -> Iterator[Array]:
-        for part in self.matrix.parts():
-            with np.errstate(over="ignore"):
-                values = part.astype(dtype)
-            if not np.isfinite(values).all():
-                raise InputError(
-                    f"features: values that are not finite, or that {np.dtype(dtype)} cannot hold"
-                )
-            yield values
-
-
-class _FromTable(_Features):
-    def __init__(self, table: Table, found: Candidates, kept: Array, columns: list[Column]):
-        self.table, self.ids, self.kept, self.columns = table, found.ids, kept, columns
-        self.names = [name for column in columns for name in column.features]
-
-    @classmethod
-    def of(
-        cls, table: Table, id: str, chosen: list[str], categorical: Sequence[str],
-        bases: Mapping[str, str], engine: Engine, duplicates: str, missing: str,
-    ) -> _FromTable:  # fmt: skip
-        if not chosen:
-            raise InputError("features: no column beside the id; give at least one")
-        check_types(table.schema, chosen, categorical)
-        levels = [
-            name for name in chosen
-            if name in categorical or is_category(table.schema.field(name).type)
-        ]  # fmt: skip
-        task = partial(look, id_column=id, columns=chosen, categorical=levels)
-        found: Candidates = engine.reduce_stored(table, task)
-        if found.ids.null_count:
-            raise InputError(f"features: {found.ids.null_count} rows have no id in column {id!r}")
-        if not len(found.ids):
-            raise InputError(f"{table.name}: no rows")
-        if found.lacking and missing == "error":
-            told = "\n- ".join(
-                f"column {name!r}: {number:,} rows, the first have ids {', '.join(examples)}"
-                for name, (number, examples) in found.lacking.items()
-            )
-            raise InputError(
-                f"features lack values:\n- {told}\nimpute them, leave the column out (columns), "
-                "or drop the candidates (missing='drop')"
-            )
-        repeated = _repeated(found.ids)
-        if repeated.any() and duplicates == "error":
-            examples = pc.unique(found.ids.filter(pa.array(repeated)))[:_EXAMPLES].to_pylist()
-            raise InputError(
-                f"features: {int(repeated.sum()):,} rows have an id that came before "
-                f"({', '.join(map(str, examples))}, ...); give each candidate one row, or keep the "
-                "first (duplicates='drop')"
-            )
-        kept = ~(found.unusable | repeated)
-        if not kept.any():
-            raise InputError("features: no row is left; every one lacks a value")
-        source = cls(table, found, kept, columns_of(chosen, found.levels, bases))
-        source.n_duplicates = int(repeated.sum())
-        source.n_lacking = int((found.unusable & ~repeated).sum())
-        return source
-
-    def parts(self, dtype: Any) -> Iterator[Array]:
-        first = 0
-        names = [column.name for column in self.columns]
-        for index in range(self.table.n_blocks):
-            for rows in self.table.read_block(index).batches(names):
-                kept = self.kept[first : first + len(rows)]
-                first += len(rows)
-                yield encode(rows.filter(pa.array(kept)), self.columns, dtype)
-
-
-def _repeated(ids: pa.Array) -> Array:
-    """Rows whose id came before, (rows,)."""
-    unique = pc.unique(ids)
-    if len(unique) == len(ids):
-        return np.zeros(len(ids), bool)
-    number = np.asarray(pc.index_in(ids, value_set=unique))
-    repeated = np.ones(len(ids), bool)
-    repeated[np.unique(number, return_index=True)[1]] = False
-    return repeated
-
-
 def _counted(
-    events: Table, source: _Features, id_column: str, sample: str | None, number: str | None,
+    events: Table, source: FeatureSource, id_column: str, sample: str | None, number: str | None,
     engine: Engine,
 ) -> Counted:  # fmt: skip
     """Count the events, their ids read as those of the features."""
@@ -404,7 +284,9 @@ def _kind(kind: pa.DataType) -> str:
     )
 
 
-def _of_matrix(drawn: coo_array, source: _Features, sample_names: Sequence[str] | None) -> Matched:
+def _of_matrix(
+    drawn: coo_array, source: FeatureSource, sample_names: Sequence[str] | None
+) -> Matched:
     n_samples = drawn.shape[0]
     if sample_names is not None and len(sample_names) != n_samples:
         raise InputError(f"sample_names: expected {n_samples}, found {len(sample_names)}")
@@ -425,12 +307,12 @@ def _of_matrix(drawn: coo_array, source: _Features, sample_names: Sequence[str] 
         [str(name) for name in (sample_names or range(n_samples))],
         len(names),
         int(lost.sum()),
-        [str(name) for name in names[:_EXAMPLES].to_pylist()],
+        [str(name) for name in names[:EXAMPLES].to_pylist()],
     )
 
 
 def _write(
-    path: Any, source: _Features, matched: Matched, n_rows: int, several: bool, dtype: Any,
+    path: Any, source: FeatureSource, matched: Matched, n_rows: int, several: bool, dtype: Any,
     block_rows: int | None, overwrite: bool, began: float,
 ) -> IngestReport:  # fmt: skip
     n_candidates, n_samples = int(source.kept.sum()), len(matched.sample_names)
@@ -466,7 +348,7 @@ def _write(
     return report
 
 
-def _write_features(writer: DatasetWriter, source: _Features, dtype: Any) -> None:
+def _write_features(writer: DatasetWriter, source: FeatureSource, dtype: Any) -> None:
     labels = source.ids.filter(pa.array(source.kept)).cast(pa.string())
     waiting: list[Array] = []
     index = n_waiting = 0

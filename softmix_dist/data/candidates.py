@@ -1,0 +1,186 @@
+"""Candidates and their features, from a table or a matrix: which rows are taken, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softmix_dist.blocks import Array
+from softmix_dist.data.encoding import (
+    Candidates,
+    Column,
+    check_types,
+    columns_of,
+    encode,
+    is_category,
+    look,
+)
+from softmix_dist.data.matrices import Matrix
+from softmix_dist.data.tables import Table
+from softmix_dist.errors import InputError
+
+# Ids that are named in a message, at most.
+EXAMPLES = 5
+
+
+class FeatureSource(Protocol):
+    """Features of the candidates, in order.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array
+        Of all rows.
+    kept : (rows,) array of bool
+        Rows that are candidates.
+    columns : list of Column
+    names : list of str
+        Of the features.
+    n_duplicates, n_lacking : int
+        Rows that are not kept.
+    """
+
+    ids: pa.Array
+    kept: Array
+    columns: list[Column]
+    names: list[str]
+    n_duplicates: int
+    n_lacking: int
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        """Yield the features of the candidates, in order, in parts of any size."""
+        ...
+
+
+class FromMatrix:
+    """Features from a matrix: every row is a candidate."""
+
+    n_duplicates = n_lacking = 0
+
+    def __init__(self, matrix: Matrix):
+        self.matrix = matrix
+        rows, width = matrix.shape
+        ids = np.arange(rows) if matrix.ids is None else matrix.ids
+        self.ids, self.kept = pa.array(ids), np.ones(rows, bool)
+        self.names = matrix.names or [f"x{i}" for i in range(width)]
+        self.columns = [Column(name) for name in self.names]
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        """Yield the features of the candidates, in order, in parts of any size."""
+        for part in self.matrix.parts():
+            with np.errstate(over="ignore"):
+                values = part.astype(dtype)
+            if not np.isfinite(values).all():
+                raise InputError(
+                    f"features: values that are not finite, or that {np.dtype(dtype)} cannot hold"
+                )
+            yield values
+
+
+class FromTable:
+    """Features from a table; made by `look_through`."""
+
+    def __init__(self, table: Table, found: Candidates, repeated: Array, columns: list[Column]):
+        self.table, self.ids, self.columns = table, found.ids, columns
+        self.kept = ~(found.unusable | repeated)
+        self.names = [name for column in columns for name in column.features]
+        self.n_duplicates = int(repeated.sum())
+        self.n_lacking = int((found.unusable & ~repeated).sum())
+
+    def parts(self, dtype: Any) -> Iterator[Array]:
+        """Yield the features of the candidates, in order, in parts of any size."""
+        first = 0
+        names = [column.name for column in self.columns]
+        for index in range(self.table.n_blocks):
+            for rows in self.table.read_block(index).batches(names):
+                kept = self.kept[first : first + len(rows)]
+                first += len(rows)
+                yield encode(rows.filter(pa.array(kept)), self.columns, dtype)
+
+
+def look_through(
+    table: Table,
+    id: str,
+    columns: Sequence[str] | None,
+    categorical: Sequence[str],
+    bases: Mapping[str, str],
+    policies: Mapping[str, str],
+    reduce: Callable[[Table, Any], Candidates],
+) -> FromTable:
+    """Look through a feature table once: its ids, what is missing, its categories.
+
+    Parameters
+    ----------
+    table : Table
+    id : str
+        Column of ids.
+    columns : sequence of str or None
+        That become features; None for all but the id.
+    categorical : sequence of str
+    bases : mapping of str to str
+    policies : mapping of str to str
+        "error" or "drop", for ``duplicates`` and for ``missing``.
+    reduce : callable
+        Sums a function over the pieces of the table.
+
+    Raises
+    ------
+    InputError
+        If columns, ids or values are not as they should be; with numbers and examples.
+    """
+    table.check_columns(id, *(columns or ()), *categorical)
+    if columns is None:
+        columns = [name for name in table.schema.names if name != id]
+    if not columns:
+        raise InputError("features: no column beside the id; give at least one")
+    check_types(table.schema, columns, categorical)
+    categories = [
+        name
+        for name in columns
+        if name in categorical or is_category(table.schema.field(name).type)
+    ]
+    task = partial(look, id_column=id, columns=columns, categorical=categories)
+    found = reduce(table, task)
+    if not len(found.ids):
+        raise InputError(f"{table.name}: no rows")
+    if found.ids.null_count:
+        raise InputError(f"features: {found.ids.null_count} rows have no id in column {id!r}")
+    if found.lacking and policies["missing"] == "error":
+        raise InputError(_lacking(found))
+    repeated = _repeated(found.ids)
+    if repeated.any() and policies["duplicates"] == "error":
+        examples = pc.unique(found.ids.filter(pa.array(repeated)))[:EXAMPLES].to_pylist()
+        raise InputError(
+            f"features: {int(repeated.sum()):,} rows have an id that came before "
+            f"({', '.join(map(str, examples))}, ...); give each candidate one row, or keep the "
+            "first (duplicates='drop')"
+        )
+    if (found.unusable | repeated).all():
+        raise InputError("features: no row is left; every one lacks a value")
+    return FromTable(table, found, repeated, columns_of(columns, found.levels, bases))
+
+
+def _lacking(found: Candidates) -> str:
+    told = "\n- ".join(
+        f"column {name!r}: {number:,} rows, the first have ids {', '.join(examples)}"
+        for name, (number, examples) in found.lacking.items()
+    )
+    return (
+        f"features lack values:\n- {told}\nimpute them, leave the column out (columns), or drop "
+        "the candidates (missing='drop')"
+    )
+
+
+def _repeated(ids: pa.Array) -> Array:
+    """Rows whose id came before, (rows,)."""
+    unique = pc.unique(ids)
+    if len(unique) == len(ids):
+        return np.zeros(len(ids), bool)
+    number = np.asarray(pc.index_in(ids, value_set=unique))
+    repeated = np.ones(len(ids), bool)
+    repeated[np.unique(number, return_index=True)[1]] = False
+    return repeated
