@@ -8,7 +8,6 @@ computations of the driver are kept in it in the same way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -25,6 +24,7 @@ from softmix_dist import __version__
 from softmix_dist.blocks import RawBlock
 from softmix_dist.codec import DamagedError, Encoded, decode, encode, from_bytes, same, to_bytes
 from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.fingerprint import digest, fingerprint
 from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, Plan, blas_kernel
 from softmix_dist.engine.shards import Blocks, Kernel, Prepare, Source
@@ -209,7 +209,7 @@ def open_journal(place: Place, dataset: Dataset, settings: Settings) -> Journal:
         If it was written on another kind of processor or with other versions.
     """
     told = {
-        "data": _fingerprint(dataset),
+        "data": fingerprint(dataset),
         "settings": _plain(settings),
         "environment": _environment(),
     }
@@ -299,40 +299,8 @@ def _plain(settings: Settings) -> dict[str, Any]:
     """Return settings as JSON; a start that was given by its digest."""
     told = {k: v.item() if isinstance(v, np.generic) else v for k, v in asdict(settings).items()}
     if not isinstance(told["init"], str):
-        told["init"] = "given " + _digest(*given_arrays(told["init"]))
+        told["init"] = "given " + digest(*given_arrays(told["init"]))
     return told
-
-
-def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Tell data sets apart without reading all of them; the survey's sums tell the rest."""
-    return {
-        "candidates": dataset.n_candidates,
-        "features": dataset.n_features,
-        "samples": dataset.n_samples,
-        "draws": dataset.n_draws,
-        "block rows": dataset.block_rows,
-        "feature type": str(dataset.dtype),
-        "feature names": hashlib.sha256("\n".join(dataset.feature_names).encode()).hexdigest()[:16],
-        "first block": _block_digest(dataset.read_block(0)),
-        "last block": _block_digest(dataset.read_block(dataset.n_blocks - 1)),
-    }
-
-
-def _block_digest(raw: RawBlock) -> str:
-    counts = raw.counts
-    stored = (
-        (counts.data, counts.indices, counts.indptr) if hasattr(counts, "indptr") else (counts,)
-    )
-    parts = (raw.features, *stored, *(() if raw.log_base is None else (raw.log_base,)))
-    return _digest(*parts)
-
-
-def _digest(*arrays: Any) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.shape} {array.dtype.str}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()[:16]
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from softmix_dist import __version__, summary
 from softmix_dist.choices import ChoiceModel
 from softmix_dist.data.dataset import as_dataset
+from softmix_dist.data.fingerprint import fingerprint
 from softmix_dist.data.models import read_model, write_model
 from softmix_dist.data.place import place_at
 from softmix_dist.demand import DemandModel
@@ -220,10 +221,13 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         try:
             settings = Settings(**self._plain_params())
             place = None if checkpoint is None else place_at(checkpoint)
+            # Now, for after the fit a store that fails would cost it.
+            provenance = {"name": dataset.name, **fingerprint(dataset)}
             self.result_ = fit(dataset, settings, engine, progress, place)
         finally:
             engine.close()
         self._dataset = dataset
+        self._provenance = provenance
         self.n_features_in_ = dataset.n_features
         return self
 
@@ -243,6 +247,8 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         covariance = told.pop("covariance")
         if covariance is not None:
             arrays["covariance"] = covariance
+            for name, values in (self.standard_errors_ or {}).items():
+                arrays[f"standard_errors_{name}"] = values
         history = told.pop("history")
         settings = self._plain_params()
         if not isinstance(settings["init"], str):
@@ -252,7 +258,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             **told,
             "distance": told["distance"] if np.isfinite(told["distance"]) else None,
             "settings": settings,
-            "data": getattr(getattr(self, "_dataset", None), "name", None),
+            "data": self._provenance,
             "versions": {"softmix-dist": __version__} | {name: version(name) for name in packages},
             "blas": blas_kernel(),
         }
@@ -280,6 +286,8 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             raise InputError(f"{str(path)!r} lacks {missing}; write the model again")
         settings = told.get("settings", {})
         model = cls(**{k: v for k, v in settings.items() if k in cls._parameter_names()})
+        data = told.get("data")
+        model._provenance = data if isinstance(data, dict) else {"name": data}
         model.result_ = FitResult(**{name: values[name] for name in known})
         model.n_features_in_ = arrays["atoms"].shape[1]
         return model

@@ -15,6 +15,7 @@ from softmix_dist.results import FitResult
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
 
 
 class FittedMixture:
@@ -118,6 +119,39 @@ class FittedMixture:
 
         found = summary.rows(self._result())
         return pandas.DataFrame(found).set_index(["component", "parameter"])
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Estimates, standard errors and covariance with named dimensions.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``weights`` (component), ``atoms`` (component, feature), ``effective_candidates``, and
+            where there are standard errors ``standard_errors_weights``,
+            ``standard_errors_atoms`` and ``covariance``; what else was found as attributes.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed.
+        """
+        import xarray
+
+        result = self._result()
+        found: dict[str, Any] = {
+            "weights": ("component", result.weights),
+            "atoms": (("component", "feature"), result.atoms),
+            "effective_candidates": ("component", result.effective_candidates),
+        }
+        errors = result.standard_errors
+        if errors is not None:
+            found["standard_errors_weights"] = ("component", errors["weights"])
+            found["standard_errors_atoms"] = (("component", "feature"), errors["atoms"])
+            found["covariance"] = (("parameter", "parameter_again"), result.covariance)
+        names = ("log_likelihood", "converged", "distance", "n_passes", "n_draws", "n_candidates")
+        attributes = {name: getattr(result, name) for name in names}
+        coordinates = {"feature": list(result.feature_names)}
+        return xarray.Dataset(found, coordinates, attributes)
 
     def ratios(self, numerator: str | int, denominator: str | int) -> tuple[Array, Array]:
         """Ratio of two coefficients in each component, as a willingness to pay.

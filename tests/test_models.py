@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,37 @@ def test_xarray_opens_a_model(model, tmp_path):
         np.testing.assert_array_equal(stored.weights, model.weights_)
     with xarray.open_zarr(path, group="history") as history:
         assert history.objective.values.tolist() == [row["objective"] for row in model.history_]
+
+
+def test_standard_errors_and_where_the_data_came_from_are_kept(small, model, tmp_path):
+    path = tmp_path / "model.zarr"
+    model.save(path)
+    with xarray.open_zarr(path) as stored:
+        for name, values in model.standard_errors_.items():
+            np.testing.assert_array_equal(stored[f"standard_errors_{name}"], values)
+        data = stored.attrs["data"]
+    assert data["name"] == "arrays in memory"
+    assert (data["candidates"], data["features"]) == small.features.shape
+    other = small.counts.copy()
+    other[0] += 1
+    SoftmaxMixture(2).fit(small.features, other).save(tmp_path / "other.zarr")
+    assert zarr.open_group(tmp_path / "other.zarr").attrs["data"] != data
+    # It stays with the model.
+    SoftmaxMixture.load(path).save(tmp_path / "again.zarr")
+    assert zarr.open_group(tmp_path / "again.zarr").attrs["data"] == data
+
+
+def test_a_model_becomes_a_data_set_of_xarray(model):
+    found = model.to_xarray()
+    assert found.atoms.dims == ("component", "feature")
+    assert found.feature.values.tolist() == ["x0", "x1"]
+    np.testing.assert_array_equal(found.atoms, model.atoms_)
+    np.testing.assert_array_equal(found.standard_errors_atoms, model.standard_errors_["atoms"])
+    np.testing.assert_array_equal(found.covariance, model.covariance_)
+    assert found.attrs["converged"]
+    bare = SoftmaxMixture(2, standard_errors="none")
+    bare.result_ = replace(model.result_, covariance=None, errors_from="none")
+    assert set(bare.to_xarray()) == {"weights", "atoms", "effective_candidates"}
 
 
 def test_numpy_scalars_as_settings_can_be_saved(small, tmp_path):

@@ -19,7 +19,11 @@ _ARRAYS = {
     "effective_candidates": ("component",),
     "feature": ("feature",),
 }
-_OPTIONAL = {"covariance": ("parameter", "parameter_again")}
+_OPTIONAL = {
+    "covariance": ("parameter", "parameter_again"),
+    "standard_errors_weights": ("component",),
+    "standard_errors_atoms": ("component", "feature"),
+}
 
 
 def write_model(
@@ -36,8 +40,8 @@ def write_model(
     path : path
     arrays : dict
         Values of the arrays ``weights``, ``atoms``, ``standard_atoms``,
-        ``effective_candidates`` and the names ``feature``; of ``covariance`` where it is
-        there.
+        ``effective_candidates`` and the names ``feature``; of ``covariance`` and
+        ``standard_errors_weights`` and ``..._atoms`` where they are there.
     history : list of dict
         One row for each pass; goes to the sub-group ``history``.
     attributes : dict
