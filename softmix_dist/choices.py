@@ -18,6 +18,7 @@ from softmix_dist.engine import Engine, engine_for
 from softmix_dist.errors import InputError
 from softmix_dist.fitted import FittedMixture
 from softmix_dist.goodness import GoodnessOfFit, check_worst, goodness_of_fit, summarised
+from softmix_dist.profile import Profile, profile
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -206,18 +207,60 @@ class ChoiceModel(FittedMixture):
         InputError, StoreError
             If the data cannot be used, or hold no draws.
         """
-        self._result()
         check_worst(n_worst, by)
-        if data is not None:
-            dataset = as_dataset(data, counts, log_base)
-            self._check_features(data, dataset)
-        elif hasattr(self, "_dataset"):
-            dataset = self._dataset
-        else:
-            raise InputError("a loaded model holds no draws; pass data")
+        dataset = self._data(data, counts, log_base)
         with _engine(client, n_threads) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             return goodness_of_fit(dataset, predictor, engine.visit, n_worst, by)
+
+    def profile(
+        self,
+        data: Any = None,
+        counts: Any = None,
+        *,
+        log_base: Any = None,
+        n_typical: int = 10,
+        client: Client | None = None,
+        n_threads: int | None = None,
+    ) -> Profile:
+        """Look at all candidates: the typical ones of each component, and how draws fit.
+
+        Two passes over the data, in parallel.
+
+        Parameters
+        ----------
+        data, counts, log_base
+            As for `goodness_of_fit`.
+        n_typical : int
+            Candidates of each component.
+        client : distributed.Client, optional
+        n_threads : int, optional
+            As for `fit`.
+
+        Returns
+        -------
+        Profile
+
+        Raises
+        ------
+        InputError, StoreError
+            If the data cannot be used.
+        """
+        dataset = self._data(data, counts, log_base)
+        with _engine(client, n_threads) as engine:
+            predictor = self._predictor(dataset.read_block(0).features)
+            return profile(dataset, predictor, engine.visit, n_typical)
+
+    def _data(self, data: Any, counts: Any, log_base: Any) -> Dataset:
+        """Return the data set that was given, or the one that was fitted."""
+        self._result()
+        if data is not None:
+            dataset = as_dataset(data, counts, log_base)
+            self._check_features(data, dataset)
+            return dataset
+        if hasattr(self, "_dataset"):
+            return self._dataset
+        raise InputError("a loaded model holds no draws; pass data")
 
 
 @contextmanager

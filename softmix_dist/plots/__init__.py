@@ -1,6 +1,21 @@
 """Pictures, where matplotlib is installed."""
 
+from softmix_dist.plots.fits import (
+    candidates_plot,
+    coefficients_plot,
+    convergence_plot,
+    observed_plot,
+    starts_plot,
+)
 from softmix_dist.plots.names import names_figure
 from softmix_dist.plots.path import selection_plot
 
-__all__ = ["names_figure", "selection_plot"]
+__all__ = [
+    "candidates_plot",
+    "coefficients_plot",
+    "convergence_plot",
+    "names_figure",
+    "observed_plot",
+    "selection_plot",
+    "starts_plot",
+]
