@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from softmix_dist.data.dataset import open_dataset
+    from softmix_dist.data.ingest import ingest
     from softmix_dist.data.simulate import simulate
     from softmix_dist.data.writer import write_dataset
     from softmix_dist.estimator import SoftmaxMixture
@@ -18,6 +19,7 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "SoftmaxMixture": "softmix_dist.estimator",
+    "ingest": "softmix_dist.data.ingest",
     "open_dataset": "softmix_dist.data.dataset",
     "select_components": "softmix_dist.selection",
     "simulate": "softmix_dist.data.simulate",
@@ -27,6 +29,7 @@ _HOMES = {
 __all__ = [
     "SoftmaxMixture",
     "__version__",
+    "ingest",
     "open_dataset",
     "select_components",
     "simulate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any
 
@@ -67,6 +68,53 @@ class ProgressLines:
             self.bar.write(text, file=sys.stderr)
         else:
             click.echo(text, err=True)
+
+
+class ProgressBar:
+    """A bar of passes, in a notebook or on a terminal: ``model.fit(..., progress=ProgressBar())``.
+
+    Any function of one dict is a callback like it: its ``phase`` is "survey", "starts", "pass" or
+    "resume", and a pass tells among others ``pass``, ``objective`` (nats per draw) and
+    ``distance`` (to the maximum, standard errors).
+
+    Parameters
+    ----------
+    tol : float
+        Where the bar ends: it shows the distance on a logarithmic scale from the first one.
+
+    Raises
+    ------
+    ImportError
+        If tqdm is not installed.
+    """
+
+    def __init__(self, tol: float = 0.01):
+        from tqdm.auto import tqdm
+
+        self._tol = tol
+        self._first: float | None = None
+        self._bar = tqdm(total=100, bar_format="{desc} {bar} {elapsed} {postfix}")
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Show one row of progress, as `fit` publishes them."""
+        if row["phase"] == "survey":
+            self._bar.set_description(f"{row['n_candidates']:,} candidates")
+        elif row["phase"] == "starts":
+            self._bar.set_description(f"start: {row['best']}")
+        elif row["phase"] == "pass":
+            distance = float(row["distance"])
+            if 0 < distance < float("inf"):
+                self._first = max(self._first or distance, distance)
+                whole = math.log(self._first / self._tol)
+                done = math.log(self._first / distance) / whole if whole > 0 else 1.0
+                self._bar.n = max(self._bar.n, min(100, round(100 * done)))
+            self._bar.set_description(f"pass {row['pass']}")
+            self._bar.set_postfix_str(_in_errors(distance))
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()
 
 
 def _in_errors(distance: float) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +140,9 @@ class Selection:
             marks = f" ± {c.behind_error:.0e}" + ("" if c.converged else "  NOT CONVERGED")
             lines.append("".join(f"{cell:>16}" for cell in cells) + marks)
         return "\n".join([*lines, "", self.reason])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 class _Half:

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from html import escape
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -129,6 +130,17 @@ class _Blocks:
     def _block_bytes(self, *arrays: Any) -> int:
         stored = sum(array.nbytes for array in arrays if array is not None)
         return -(-stored * min(self.block_rows, self.n_candidates) // self.n_candidates)
+
+    def _repr_html_(self: Any) -> str:
+        told = {
+            "candidates": f"{self.n_candidates:,} in {self.n_blocks:,} blocks",
+            "features": f"{self.n_features} of {self.dtype}: {', '.join(self.feature_names[:10])}"
+            + (", ..." if self.n_features > 10 else ""),
+            "samples": f"{self.n_samples:,}",
+            "draws": "not counted yet" if self.n_draws is None else f"{self.n_draws:,}",
+        }
+        rows = "".join(f"<tr><th>{k}</th><td>{escape(v)}</td></tr>" for k, v in told.items())
+        return f"<div><p>data set {escape(self.name)}</p><table>{rows}</table></div>"
 
     def _rows(self, index: int) -> slice:
         start = index * self.block_rows
