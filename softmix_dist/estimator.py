@@ -292,6 +292,15 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         model.n_features_in_ = arrays["atoms"].shape[1]
         return model
 
+    def __sklearn_tags__(self) -> Any:
+        # What scikit-learn asks the last step of a pipeline; it is there when this is called.
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags("density_estimator", TargetTags(required=True))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "result_")
+
     def _repr_html_(self) -> str:
         if not hasattr(self, "result_"):
             return f"<code>{escape(repr(self))}</code>"

@@ -260,3 +260,15 @@ def test_data_that_are_no_data_are_refused(small, written):
     ):
         with pytest.raises(InputError, match=fragment):
             SoftmaxMixture(2).fit(*arguments)
+
+
+def test_a_pipeline_of_scikit_learn_ends_in_it(small):
+    from sklearn.base import clone
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    wide = 5 * small.features + 1
+    pipeline = make_pipeline(StandardScaler(), SoftmaxMixture(2)).fit(wide, small.counts)
+    alone = SoftmaxMixture(2).fit(small.features, small.counts)
+    np.testing.assert_allclose(pipeline.score(wide, small.counts), alone.log_likelihood_, rtol=1e-7)
+    assert not hasattr(clone(pipeline)[-1], "result_")
