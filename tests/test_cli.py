@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 
+import dask
 import numpy as np
 import pytest
 import reference
+import yaml
 import zarr
+from click.testing import CliRunner
 from command import COMMAND, softmix
 
 from softmix_dist import write_dataset
@@ -237,3 +240,32 @@ def test_standard_errors_of_every_kind(tmp_path):
     softmix("simulate", path, *sizes, "--overwrite")
     result = softmix("fit", path, *options[:-1], "clustered", code=65)
     assert "found 1 sample" in result.stderr
+
+
+def test_what_is_configured_is_told():
+    with dask.config.set({"softmix.engine.device": "gpu", "softmix.engine.keep": False}):
+        told = json.loads(softmix("config", "--json").stdout)["softmix.engine"]
+        assert (told["device"], told["keep"], told["stall-timeout"]) == ("gpu", False, 300.0)
+        text = softmix("config").stdout
+    # What is printed may be put into a file of Dask's.
+    assert yaml.safe_load(text)["softmix"]["engine"] == told
+    with dask.config.set({"softmix.engine.devices": 3}):
+        assert "devices: no such setting" in softmix("config", code=65).stderr
+
+
+def test_the_shell_completes_commands(tmp_path):
+    script = softmix("completion", "bash").stdout
+    assert "_SOFTMIX_COMPLETE=bash_complete" in script
+    answer = CliRunner().invoke(
+        main,
+        prog_name="softmix",
+        env={"_SOFTMIX_COMPLETE": "bash_complete", "COMP_WORDS": "softmix s", "COMP_CWORD": "1"},
+    )
+    assert {"plain,select", "plain,show", "plain,simulate"} <= set(answer.output.split())
+    assert "Usage" in softmix("completion", "powershell", code=2).stderr
+
+
+def test_the_command_is_one_of_dask():
+    command = [sys.executable, "-m", "dask", "softmix", "config"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "stall-timeout: 300.0" in told.stdout

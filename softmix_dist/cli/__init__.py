@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from softmix_dist import __version__
+from softmix_dist.cli.configuring import completion, config
 from softmix_dist.cli.datasets import check, simulate
 from softmix_dist.cli.demonstration import demo
 from softmix_dist.cli.exits import Commands
@@ -28,5 +29,7 @@ def main() -> None:
     """
 
 
-for _command in (fit, select, show, predict, report, ingest, check, simulate, demo):
+for _command in (
+    fit, select, show, predict, report, ingest, check, simulate, demo, config, completion
+):  # fmt: skip
     main.add_command(_command)
