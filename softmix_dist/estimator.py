@@ -223,7 +223,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             place = None if checkpoint is None else place_at(checkpoint)
             # Now, for after the fit a store that fails would cost it.
             provenance = {"name": dataset.name, **fingerprint(dataset)}
-            self.result_ = fit(dataset, settings, engine, progress, place)
+            self.result_ = fit(dataset, settings, engine, engine.watch(progress), place)
         finally:
             engine.close()
         self._dataset = dataset
@@ -258,7 +258,7 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             **told,
             "distance": told["distance"] if np.isfinite(told["distance"]) else None,
             "settings": settings,
-            "data": self._provenance,
+            "data": getattr(self, "_provenance", {"name": None}),
             "versions": {"softmix-dist": __version__} | {name: version(name) for name in packages},
             "blas": blas_kernel(),
         }

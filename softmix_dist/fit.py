@@ -285,9 +285,10 @@ class _Fit:
         if leader is None:
             return
         rows = {row["pass"]: row for row in leader.history}
+        weights = [] if leader.state is None else leader.state.point.weights.tolist()
         for number in range(self.n_told + 1, self.stepper.n_passes + 1):
             row = {**rows.get(number, leader.history[-1]), "pass": number}
-            self._event("pass", start=leader.number, alive=alive, **row)
+            self._event("pass", start=leader.number, alive=alive, weights=weights, **row)
         self.n_told = self.stepper.n_passes
 
     def _surveyed(self, sums: DesignSums, plan: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.blas import blas_kernel, single_blas_thread
-from softmix_dist.engine.local import LocalEngine, memory_limit
+from softmix_dist.engine.local import LocalEngine, Progress, memory_limit
 from softmix_dist.engine.plan import Plan
 from softmix_dist.engine.shards import Blocks, Kernel, Prepare, Source
 from softmix_dist.errors import InputError
@@ -63,9 +63,17 @@ class Engine(Protocol):
         ...
 
 
+class OwnEngine(Engine, Protocol):
+    """An engine as it is made, for a face to watch."""
+
+    def watch(self, progress: Progress | None) -> Progress | None:
+        """Return a callback that shows progress where the engine shows things, as well."""
+        ...
+
+
 def engine_for(
     client: Client | None = None, n_threads: int | None = None, device: str | None = None
-) -> Engine:
+) -> OwnEngine:
     """Engine for a client: the given one, else the current one, else threads.
 
     Parameters

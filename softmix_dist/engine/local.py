@@ -33,6 +33,8 @@ from softmix_dist.engine.slabs import (
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
+Progress = Callable[[dict[str, Any]], None]
+
 # Threads that keep a device busy: they read, and launch while others wait.
 _DEVICE_THREADS = 4
 
@@ -137,6 +139,10 @@ class LocalEngine:
         shards = self._split(source, task)
         parts = self._pool.map(load, shards)
         return [answer for part in parts for _, answer in part]
+
+    def watch(self, progress: Progress | None) -> Progress | None:
+        """Return the callback itself: there is no dashboard."""
+        return progress
 
     def close(self) -> None:
         """Drop the data and stop the threads."""

@@ -32,6 +32,8 @@ class EngineSettings:
         Of the free memory of a device: that a fit may use.
     mixed_devices : bool
         Whether workers without a GPU may stand by while those with one compute.
+    dashboard : bool
+        Whether fits show on the scheduler's dashboard, at ``/softmix``.
     """
 
     keep: bool | None = None
@@ -40,6 +42,7 @@ class EngineSettings:
     device: str = "cpu"
     device_share: float = 0.8
     mixed_devices: bool = False
+    dashboard: bool = True
 
     @classmethod
     def configured(cls) -> EngineSettings:
@@ -76,11 +79,15 @@ class EngineSettings:
             problems.append(f"device: expected cpu or gpu, found {device!r}")
         if not (isinstance(share, (int, float)) and 0 < share <= 1):
             problems.append(f"device-share: expected a number in (0, 1], found {share!r}")
-        if not isinstance(mixed, bool):
-            problems.append(f"mixed-devices: expected true or false, found {mixed!r}")
+        dashboard = found["dashboard"]
+        for name, value in (("mixed-devices", mixed), ("dashboard", dashboard)):
+            if not isinstance(value, bool):
+                problems.append(f"{name}: expected true or false, found {value!r}")
         if problems:
             raise InputError("softmix.engine in Dask's configuration:\n- " + "\n- ".join(problems))
-        return cls(None if keep == "auto" else keep, blocks, stall, device, float(share), mixed)
+        return cls(
+            None if keep == "auto" else keep, blocks, stall, device, float(share), mixed, dashboard
+        )
 
 
 _DEFAULTS = {
@@ -90,4 +97,5 @@ _DEFAULTS = {
     "device": "cpu",
     "device-share": 0.8,
     "mixed-devices": False,
+    "dashboard": True,
 }

@@ -1,0 +1,189 @@
+"""A page of the Dask dashboard, ``/softmix``: fits while they run.
+
+A plugin of the scheduler keeps what fits publish, and draws it where bokeh is installed. Fits
+register it; a cluster that lives long may have it from its beginning:
+``dask scheduler --preload softmix_dist.dashboard``.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+NAME, TOPIC = "softmix-fits", "softmix"
+# What the scheduler remembers at most.
+_FITS, _PASSES = 20, 2000
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Watched:
+    """What is known of one fit.
+
+    Attributes
+    ----------
+    began, last : float
+        Seconds since the epoch, of its first and its last message.
+    phase, plan : str
+    n_candidates : int
+    passes, objectives, distances : list
+        One entry for each pass: its number, nats per draw, standard errors.
+    weights : list of float
+        Of the leader's components.
+    """
+
+    began: float
+    last: float
+    phase: str = "begun"
+    plan: str = ""
+    n_candidates: int = 0
+    passes: list[int] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Take one message, a row of progress."""
+        self.phase, self.last = row["phase"], row["time"]
+        self.plan = row.get("plan", self.plan)
+        self.n_candidates = row.get("n_candidates", self.n_candidates)
+        if row["phase"] == "pass":
+            self.passes.append(row["pass"])
+            self.objectives.append(row["objective"])
+            self.distances.append(row["distance"])
+            self.weights = row.get("weights") or self.weights
+            for values in (self.passes, self.objectives, self.distances):
+                del values[:-_PASSES]
+
+    def in_words(self) -> str:
+        """Phase and throughput, in one line."""
+        if not self.passes:
+            return self.phase
+        seconds = max(self.last - self.began, 1e-9)
+        return (
+            f"{self.phase} {self.passes[-1]}: {60 * len(self.passes) / seconds:,.1f} passes a "
+            f"minute, {self.n_candidates * len(self.passes) / seconds:,.0f} rows a second; "
+            f"{self.distances[-1]:.3g} standard errors from the maximum"
+        )
+
+
+class FitsPlugin(SchedulerPlugin):
+    """Keeps what fits publish, and adds the page to the scheduler's dashboard.
+
+    Attributes
+    ----------
+    fits : OrderedDict of Watched
+        The last ones, by their ids.
+    """
+
+    name = NAME
+    # Where it is there already, with what it knows, it stays.
+    idempotent = True
+
+    def __init__(self) -> None:
+        self.fits: OrderedDict[str, Watched] = OrderedDict()
+
+    async def start(self, scheduler: Any) -> None:
+        """Add the page."""
+        with suppress(Exception):
+            add_page(scheduler, self)
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Take what a fit publishes."""
+        if topic != TOPIC or not isinstance(msg, dict) or "fit" not in msg:
+            return
+        fit = self.fits.setdefault(msg["fit"], Watched(msg["time"], msg["time"]))
+        # A newer package may say other things.
+        with suppress(KeyError, TypeError):
+            fit.take(msg)
+        while len(self.fits) > _FITS:
+            self.fits.popitem(last=False)
+
+
+def add_page(scheduler: Any, plugin: FitsPlugin) -> None:
+    """Add the page to a scheduler's HTTP server; without bokeh one that says what is missing."""
+    application = scheduler.http_application
+    try:
+        from distributed.dashboard.core import BokehApplication
+        from distributed.dashboard.scheduler import template_variables
+
+        from softmix_dist.dashboard_page import document
+    except ImportError:
+        application.add_handlers(r".*", [(r".*/softmix", _missing())])
+        return
+    from tornado.ioloop import IOLoop
+
+    pages = {"/softmix": lambda scheduler, extra, doc: document(plugin, extra, doc)}
+    found = BokehApplication(
+        pages, scheduler, prefix="/", template_variables=template_variables(scheduler)
+    )
+    application.add_application(found)
+    found.initialize(IOLoop.current())
+    found.start()
+
+
+def _missing() -> Any:
+    from tornado.web import RequestHandler
+
+    class Missing(RequestHandler):
+        def get(self) -> None:
+            self.write("This page needs bokeh where the scheduler runs: pip install bokeh")
+
+    return Missing
+
+
+async def dask_setup(scheduler: Any) -> None:
+    """Register the plugin, as a preload of a scheduler."""
+    if NAME not in scheduler.plugins:
+        plugin = FitsPlugin()
+        scheduler.add_plugin(plugin, name=NAME)
+        await plugin.start(scheduler)
+
+
+def published(client: Client, progress: Progress | None) -> Progress:
+    """Return a callback that tells the scheduler as well what it is told; it never fails.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    progress : callable or None
+        What else is called.
+    """
+    fit = uuid.uuid4().hex
+    try:
+        client.register_plugin(FitsPlugin(), name=NAME)
+    except Exception:
+        # An older scheduler, or one without this package: a fit does not need the page.
+        return progress or (lambda row: None)
+
+    def tell(row: dict[str, Any]) -> None:
+        message = {"fit": fit, "time": time.time(), **{k: _plain(v) for k, v in row.items()}}
+        # Nobody waits for it.
+        client.loop.add_callback(_send, client, message)
+        if progress is not None:
+            progress(row)
+
+    return tell
+
+
+async def _send(client: Client, message: dict[str, Any]) -> None:
+    with suppress(Exception):
+        await client.scheduler.log_event(topic=TOPIC, msg=message)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, (bool, int, float, str)) else None
