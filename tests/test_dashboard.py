@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import shutil
-import subprocess
+import io
 import sys
 import time
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ import numpy as np
 import pytest
 from bokeh.client import pull_session
 from bokeh.models import ColumnDataSource, Div, Select
+from browser import BROWSER, screenshot
 from distributed import Client, LocalCluster
+from matplotlib.image import imread
 
 from softmix_dist import SoftmaxMixture
 from softmix_dist.dashboard import NAME, FitsPlugin, Watched
@@ -203,21 +204,15 @@ def test_throughput_in_words():
 
 @pytest.mark.browser
 def test_a_browser_draws_it(client, medium, tmp_path):
-    browser = shutil.which("chromium") or pytest.skip("no chromium")
+    if BROWSER is None:
+        pytest.skip("no chromium")
     fitted(client, medium)
     where = address(client)
-    picture = tmp_path / "page.png"
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,900",
-        "--virtual-time-budget=8000", f"--screenshot={picture}",
-        f"http://{where.hostname}:{where.port}/softmix",
-    ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    from matplotlib.image import imread
-
-    drawn = imread(picture)[..., :3]
-    # Lines in the colours of the page, not only its frame.
-    for colour in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0)):
+    url = f"http://{where.hostname}:{where.port}/softmix"
+    ready = "!!window.Bokeh && Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"
+    drawn = imread(io.BytesIO(screenshot(url, ready, tmp_path)))[..., :3]
+    # Lines and bars in the colours of the page, not only its frame.
+    for colour in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x7A, 0x5A)):
         near = np.abs(drawn - np.array(colour) / 255).max(axis=2) < 0.1
         assert near.sum() > 50
 
