@@ -22,6 +22,7 @@ from softmix_dist import SoftmaxMixture
 from softmix_dist.data import tables
 from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.ingest import ingest, ingest_anndata
+from softmix_dist.data.writer import write_dataset
 from softmix_dist.errors import InputError, StoreError
 
 RNG = np.random.default_rng(0)
@@ -357,6 +358,36 @@ def test_what_is_refused(tmp_path, changes, match):
     given = {"features": FEATURES, "events": EVENTS} | changes
     refused(match, tmp_path / "x", **given)
     assert not (tmp_path / "x").exists()
+
+
+def test_new_candidates_become_features_like_the_old_ones(tmp_path):
+    ingest(tmp_path / "old", FEATURES, EVENTS, bases={"colour": "red"})
+    new = FEATURES[FEATURES["colour"] != "green"][["new", "colour", "id", "size", "price"]]
+    nothing = pd.DataFrame({"id": new["id"][:1], "count": [1]})
+    ingest(tmp_path / "new", new, counts=nothing, like=tmp_path / "old")
+    names = open_dataset(tmp_path / "old").feature_names
+    assert open_dataset(tmp_path / "new").feature_names == names
+    assert names[2:4] == ["colour=blue", "colour=green"]
+    strange = FEATURES.assign(colour=["pink", "pink", "grey"] + ["red"] * (P - 3))
+    message = refused("categories that were not seen before", tmp_path / "x", strange, EVENTS,
+                      like=tmp_path / "old")  # fmt: skip
+    assert "column 'colour': 3 rows have levels that are not known, 'grey', 'pink'" in message
+    refused("no column 'size'", tmp_path / "x", FEATURES.drop(columns="size"), EVENTS,
+            like=tmp_path / "old")  # fmt: skip
+    write_dataset(tmp_path / "plain", np.eye(3), np.ones(3, int))
+    refused("was not ingested", tmp_path / "x", FEATURES, EVENTS, like=tmp_path / "plain")
+
+
+def test_thousands_of_files(tmp_path):
+    folder = tmp_path / "events"
+    folder.mkdir()
+    for i in range(2000):
+        rows = pa.table({"id": [IDS[j] for j in DRAWN[5 * i % 5000 : 5 * i % 5000 + 5]]})
+        pyarrow.parquet.write_table(rows, folder / f"{i}.parquet")
+    report = ingest(tmp_path / "out.zarr", FEATURES, folder)
+    assert report.n_draws == 10_000
+    found = open_dataset(tmp_path / "out.zarr").read_block(0)
+    np.testing.assert_array_equal(found.counts, 2 * COUNTS)
 
 
 def test_columns_of_ids_are_no_categories(tmp_path, monkeypatch):

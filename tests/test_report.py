@@ -179,7 +179,7 @@ def test_the_command(model, data, tmp_path):
     softmix("report", tmp_path / "model.zarr", "-o", page, code=65)
     softmix("report", tmp_path / "model.zarr", "-o", page, "--overwrite")
     assert Page(page.read_text()).tags.count("img") == 3
-    softmix("report", tmp_path / "model.zarr", "-o", tmp_path / "no" / "page.html", code=65)
+    softmix("report", tmp_path / "model.zarr", "-o", page / "page.html", code=65)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.zarr", "page.html"]
 
 

@@ -582,6 +582,17 @@ def test_tables_come_from_a_store_and_go_there(url, tmp_path):
     assert again.n_draws == 20_000
 
 
+def test_a_report_comes_from_a_store_and_goes_there(url):
+    simulate(f"{url}/data.zarr", **SHAPE)
+    softmix("fit", f"{url}/data.zarr", "-k", 2, "-o", f"{url}/model.zarr", "-q")
+    told = "-o", f"{url}/page.html", "--data", f"{url}/data.zarr"
+    softmix("report", f"{url}/model.zarr", *told)
+    assert "exists already" in softmix("report", f"{url}/model.zarr", *told, code=65).stderr
+    page = place_at(url).get("page.html")
+    assert page.startswith(b"<!DOCTYPE html>")
+    assert page.count(b"data:image/png") == 3 + 2 + 1
+
+
 def test_tables_that_are_not_in_a_store(url, tmp_path):
     with pytest.raises(StoreError, match="does not exist; give the URL of an object"):
         ingest(tmp_path / "x", f"{url}/no.parquet", f"{url}/events")

@@ -77,6 +77,9 @@ def _list(context: Any, parameter: Any, value: str | None) -> list[str] | None:
     help="Level of a categorical column without a column of its own; default: the first.",
 )
 @click.option(
+    "--like", metavar="DATA", help="Take columns, levels and bases from a data set made before."
+)
+@click.option(
     "--unknown", type=_POLICY, default="error", show_default=True,
     help="Draws of ids without features.",
 )  # fmt: skip

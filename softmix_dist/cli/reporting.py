@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,10 +16,10 @@ from softmix_dist.errors import StoreError
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=str,
     required=True,
     metavar="FILE.html",
-    help="Where the page goes.",
+    help="Where the page goes; or a URL.",
 )
 @click.option("--data", type=str, help="Data set, for the pictures of candidates: two passes.")
 @click.option("--title", default="", help="Headline.")
@@ -28,7 +27,7 @@ from softmix_dist.errors import StoreError
 @cluster_options
 def report(
     model: str,
-    output: Path,
+    output: str,
     data: str | None,
     title: str,
     overwrite: bool,
@@ -43,26 +42,17 @@ def report(
         raise click.UsageError(
             "report needs matplotlib: pip install 'softmix-dist[plots]'"
         ) from error
+    from softmix_dist.data.place import place_at
     from softmix_dist.estimator import SoftmaxMixture
 
-    if output.exists() and not overwrite:
-        raise StoreError(f"{str(output)!r} exists already; choose another path or --overwrite")
+    folder, name = os.path.split(output)
+    place = place_at(folder or ".")
+    if place.get(name) is not None and not overwrite:
+        raise StoreError(f"{output!r} exists already; choose another path or --overwrite")
     loaded = SoftmaxMixture.load(model)
     profile: Any = None
     if data is not None:
         with connected(scheduler, workers, memory_limit) as client:
             profile = loaded.profile(data, client=client, n_threads=None if client else workers)
-    _write(output, page(loaded, profile, title))
+    place.put(name, page(loaded, profile, title).encode())
     click.echo(f"report written to {output}", err=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole, or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {str(path)!r}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

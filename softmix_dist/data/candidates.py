@@ -14,6 +14,7 @@ from softmix_dist.blocks import Array
 from softmix_dist.data.encoding import (
     Candidates,
     Column,
+    check_levels,
     check_types,
     columns_of,
     encode,
@@ -109,6 +110,7 @@ def look_through(
     categorical: Sequence[str],
     bases: Mapping[str, str],
     policies: Mapping[str, str],
+    like: Sequence[Column] | None,
     reduce: Callable[[Table, Any], Candidates],
 ) -> FromTable:
     """Look through a feature table once: its ids, what is missing, its categories.
@@ -124,6 +126,8 @@ def look_through(
     bases : mapping of str to str
     policies : mapping of str to str
         "error" or "drop", for ``duplicates`` and for ``missing``.
+    like : sequence of Column or None
+        How the columns of another data set became features, instead of these choices.
     reduce : callable
         Sums a function over the pieces of the table.
 
@@ -132,6 +136,9 @@ def look_through(
     InputError
         If columns, ids or values are not as they should be; with numbers and examples.
     """
+    if like is not None:
+        columns = [column.name for column in like]
+        categorical = [column.name for column in like if column.levels is not None]
     table.check_columns(id, *(columns or ()), *categorical)
     if columns is None:
         columns = [name for name in table.schema.names if name != id]
@@ -161,7 +168,10 @@ def look_through(
         )
     if (found.unusable | repeated).all():
         raise InputError("features: no row is left; every one lacks a value")
-    return FromTable(table, found, repeated, columns_of(columns, found.levels, bases))
+    if like is None:
+        like = columns_of(columns, found.levels, bases)
+    check_levels(like, found)
+    return FromTable(table, found, repeated, list(like))
 
 
 def _lacking(found: Candidates) -> str:

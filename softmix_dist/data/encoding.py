@@ -6,7 +6,8 @@ coefficients of the others are read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,13 +67,13 @@ class Candidates:
     lacking : dict
         Columns in which values are missing: how many, and ids of the first ones.
     levels : dict
-        Of each categorical column, sets of its levels.
+        Of each categorical column, its levels and how many rows have each.
     """
 
     ids: pa.Array
     unusable: Array
     lacking: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
-    levels: dict[str, set[str]] = field(default_factory=dict)
+    levels: dict[str, Counter[str]] = field(default_factory=dict)
 
     def __add__(self, other: Candidates) -> Candidates:
         lacking = dict(self.lacking)
@@ -80,7 +81,7 @@ class Candidates:
             before, examples = lacking.get(name, (0, []))
             lacking[name] = before + number, (examples + first)[:_EXAMPLES]
         levels = {
-            name: self.levels.get(name, set()) | other.levels.get(name, set())
+            name: self.levels.get(name, Counter()) + other.levels.get(name, Counter())
             for name in {*self.levels, *other.levels}
         }
         return Candidates(
@@ -150,8 +151,9 @@ def look(
                 first = first + [str(own[int(i)]) for i in which[:_EXAMPLES]]
                 lacking[name] = number + len(which), first[:_EXAMPLES]
             if name in categorical:
-                seen = {str(v) for v in pc.unique(values).to_pylist() if v is not None}
-                levels[name] = levels.get(name, set()) | seen
+                told = values.value_counts().to_pylist()
+                seen = {str(v["values"]): v["counts"] for v in told if v["values"] is not None}
+                levels[name] = levels.get(name, Counter()) + Counter(seen)
                 if len(levels[name]) > _MOST_LEVELS:
                     raise InputError(
                         f"features: column {name!r} has more than {_MOST_LEVELS} levels, as ids "
@@ -185,14 +187,14 @@ def _usable(values: pa.Array, category: bool) -> Array:
 
 
 def columns_of(
-    columns: Sequence[str], levels: Mapping[str, set[str]], bases: Mapping[str, str]
+    columns: Sequence[str], levels: Mapping[str, Iterable[str]], bases: Mapping[str, str]
 ) -> list[Column]:
     """Say how each column becomes features.
 
     Parameters
     ----------
     columns : sequence of str
-    levels : mapping of str to set of str
+    levels : mapping of str to iterable of str
         Levels of the categorical ones.
     bases : mapping of str to str
         Their bases, where that is not the first level in order.
@@ -220,6 +222,35 @@ def columns_of(
     if problems:
         raise InputError("features: categories that cannot be used:\n- " + "\n- ".join(problems))
     return found
+
+
+def columns_like(kept: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of a data set, from what was kept with it."""
+    return [
+        Column(column["name"], tuple(column["levels"]), column["base"])
+        if column["kind"] == "categorical"
+        else Column(column["name"])
+        for column in kept
+    ]
+
+
+def check_levels(columns: Sequence[Column], found: Candidates) -> None:
+    """Raise `InputError` where categories have levels that a mapping does not know."""
+    problems = []
+    for column in columns:
+        if column.levels is None:
+            continue
+        known = {*column.levels, column.base}
+        strange = sorted(set(found.levels.get(column.name, {})) - known)
+        if strange:
+            rows = sum(found.levels[column.name][level] for level in strange)
+            problems.append(
+                f"column {column.name!r}: {rows:,} rows have levels that are not known, "
+                f"{_some(strange)}; there are {_some(sorted(map(str, known)))}"
+            )
+    if problems:
+        raise InputError("features: categories that were not seen before:\n- "
+                         + "\n- ".join(problems))  # fmt: skip
 
 
 def _some(values: Sequence[str]) -> str:

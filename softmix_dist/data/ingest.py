@@ -22,11 +22,9 @@ from softmix_dist.blocks import Array
 from softmix_dist.data.candidates import EXAMPLES, FeatureSource, FromMatrix, look_through
 from softmix_dist.data.counting import Counted, Matched, count, match
 from softmix_dist.data.dataset import MARK
-from softmix_dist.data.encoding import (
-    is_category,
-)
+from softmix_dist.data.encoding import Column, columns_like, is_category
 from softmix_dist.data.matrices import annotated, as_matrix, counts_of
-from softmix_dist.data.store import check_target
+from softmix_dist.data.store import check_target, open_group
 from softmix_dist.data.tables import Table, open_table
 from softmix_dist.data.writer import DatasetWriter, new_dataset
 from softmix_dist.engine import Engine, engine_for
@@ -116,6 +114,7 @@ def ingest(
     columns: Sequence[str] | None = None,
     categorical: Sequence[str] = (),
     bases: Mapping[str, str] | None = None,
+    like: str | os.PathLike[str] | None = None,
     sample_names: Sequence[str] | None = None,
     unknown: Policy = "error",
     duplicates: Policy = "error",
@@ -153,6 +152,9 @@ def ingest(
         Columns of whole numbers that are categories; text is always.
     bases : mapping of str to str, optional
         Levels of categorical columns without a column of their own; default: the first in order.
+    like : path, optional
+        A data set that was ingested: its columns, levels and bases are taken, so that a model of
+        it fits these candidates.
     sample_names : sequence of str, optional
         Of the rows of a matrix of counts.
     unknown, duplicates, missing : {"error", "drop"}
@@ -192,6 +194,7 @@ def ingest(
             policies = {"duplicates": duplicates, "missing": missing}
             source = look_through(
                 open_table(features, "features"), id, columns, categorical, bases or {}, policies,
+                None if like is None else _columns_of(like),
                 engine.reduce_stored,
             )  # fmt: skip
         if drawn is not None:
@@ -246,6 +249,13 @@ def ingest_anndata(
     """
     found = annotated(data, varm, layer)
     return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
+
+
+def _columns_of(like: str | os.PathLike[str]) -> list[Column]:
+    kept: Any = open_group(like, "data set").attrs.get("softmix_columns")
+    if not kept:
+        raise InputError(f"{str(like)!r} was not ingested: it says of no columns what they became")
+    return columns_like(kept)
 
 
 def _check(events: Any, counts: Any, *policies: str) -> None:
