@@ -58,6 +58,8 @@ class Watched:
         self.phase, self.last = row["phase"], row["time"]
         self.plan = row.get("plan", self.plan)
         self.n_candidates = row.get("n_candidates", self.n_candidates)
+        if row["phase"] == "end":
+            self.phase = "converged" if row["converged"] else "not converged"
         if row["phase"] == "pass":
             self.passes.append(row["pass"])
             self.objectives.append(row["objective"])
@@ -71,8 +73,11 @@ class Watched:
         if not self.passes:
             return self.phase
         seconds = max(self.last - self.began, 1e-9)
+        told = f"pass {self.passes[-1]}"
+        if self.phase != "pass":
+            told = f"{self.phase}, after {told}"
         return (
-            f"{self.phase} {self.passes[-1]}: {60 * len(self.passes) / seconds:,.1f} passes a "
+            f"{told}: {60 * len(self.passes) / seconds:,.1f} passes a "
             f"minute, {self.n_candidates * len(self.passes) / seconds:,.0f} rows a second; "
             f"{self.distances[-1]:.3g} standard errors from the maximum"
         )

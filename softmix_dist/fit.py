@@ -329,6 +329,10 @@ class _Fit:
             )
         atoms = point.mixture.atoms[order]
         inference = reordered(self._inference(best), order, atoms.shape[1])
+        self._event(
+            "end", converged=best.converged, distance=distance, objective=point.objective,
+            n_passes=self.stepper.n_passes,
+        )  # fmt: skip
         return FitResult(
             weights=point.weights[order],
             atoms=self.coordinates.to_features(atoms),

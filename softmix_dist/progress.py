@@ -51,6 +51,9 @@ class ProgressLines:
                 f"start: {row['best']}, best of {row['n_starts']} on a sketch of "
                 f"{row['sketch_rows']:,} candidates; {row['agree']} agree with it"
             )
+        elif row["phase"] != "pass":
+            # Of the end the summary tells.
+            return
         elif self.bar is not None:
             self.bar.set_postfix_str(
                 f"objective {row['objective']:.9f}, {_in_errors(row['distance'])}"
@@ -73,8 +76,8 @@ class ProgressLines:
 class ProgressBar:
     """A bar of passes, in a notebook or on a terminal: ``model.fit(..., progress=ProgressBar())``.
 
-    Any function of one dict is a callback like it: its ``phase`` is "survey", "starts", "pass" or
-    "resume", and a pass tells among others ``pass``, ``objective`` (nats per draw) and
+    Any function of one dict is a callback like it: its ``phase`` is "resume", "survey", "starts",
+    "pass" or "end", and a pass tells among others ``pass``, ``objective`` (nats per draw) and
     ``distance`` (to the maximum, standard errors).
 
     Parameters
@@ -110,6 +113,10 @@ class ProgressBar:
                 self._bar.n = max(self._bar.n, min(100, round(100 * done)))
             self._bar.set_description(f"pass {row['pass']}")
             self._bar.set_postfix_str(_in_errors(distance))
+        elif row["phase"] == "end":
+            self._bar.n = 100 if row["converged"] else self._bar.n
+            self._bar.set_description("converged" if row["converged"] else "not converged")
+            self._bar.set_postfix_str(_in_errors(float(row["distance"])))
         self._bar.refresh()
 
     def close(self) -> None:

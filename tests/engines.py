@@ -31,7 +31,7 @@ def cluster_of(n_workers: int, processes: bool = False, **options: Any) -> Itera
             n_workers=n_workers,
             threads_per_worker=1,
             processes=processes,
-            dashboard_address=":0",
+            dashboard_address=None,
             **options,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

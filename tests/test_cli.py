@@ -164,8 +164,10 @@ def test_quiet_says_nothing_but_the_result(data):
 def test_log_lines_are_json(data):
     result = softmix("fit", data, "-k", 2, "--log-json")
     rows = [json.loads(line) for line in result.stderr.splitlines()]
-    assert [row["phase"] for row in rows] == ["survey", "starts"] + ["pass"] * (len(rows) - 2)
-    assert rows[-1]["log_likelihood"] >= rows[2]["log_likelihood"]
+    passes = ["pass"] * (len(rows) - 3)
+    assert [row["phase"] for row in rows] == ["survey", "starts", *passes, "end"]
+    assert rows[-2]["log_likelihood"] >= rows[2]["log_likelihood"]
+    assert rows[-1]["converged"]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -89,7 +89,7 @@ def test_a_fit_shows_while_it_runs_and_after(client, medium):
     model.fit(medium.features, medium.counts, client=client, progress=rows.append)
     passes = [row for row in rows if row["phase"] == "pass"]
     (fit,) = plugin(client).fits.values()
-    until(lambda: len(fit.passes) == len(passes))
+    until(lambda: fit.phase == "converged")
     assert fit.passes == [row["pass"] for row in passes]
     assert fit.objectives == [row["objective"] for row in passes]
     assert fit.distances == [row["distance"] for row in passes]
@@ -103,6 +103,7 @@ def test_a_fit_shows_while_it_runs_and_after(client, medium):
     assert any(list(values.get("objective", [])) == fit.objectives for values in data)
     assert any(list(values.get("weight", [])) == fit.weights for values in data)
     told = next(iter(document.select({"type": Div}))).text
+    assert f"converged, after pass {fit.passes[-1]}: " in told
     assert "passes a minute" in told
     assert "kept in memory" in told
 

@@ -127,12 +127,14 @@ def test_progress_is_told_after_every_pass(medium):
     engine.close()
     assert [row["phase"] for row in rows].count("survey") == 1
     assert rows[0]["n_draws"] == result.n_draws
-    assert [row["phase"] for row in rows[1:]] == ["starts"] + ["pass"] * (len(rows) - 2)
-    passes = [row["pass"] for row in rows[2:]]
+    told = ["pass"] * (len(rows) - 3)
+    assert [row["phase"] for row in rows[1:]] == ["starts", *told, "end"]
+    passes = [row["pass"] for row in rows[2:-1]]
     assert passes == sorted(set(passes))
     # Passes that only verify are not told.
-    assert len(rows) <= result.n_passes
-    assert rows[-1]["log_likelihood"] == result.log_likelihood
+    assert len(rows) - 1 <= result.n_passes
+    assert rows[-2]["log_likelihood"] == result.log_likelihood
+    assert rows[-1]["distance"] == result.distance
 
 
 def test_settings_are_checked_all_at_once():
