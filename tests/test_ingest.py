@@ -252,7 +252,7 @@ def test_events_without_features(tmp_path):
     assert (report.n_unknown_ids, report.n_unknown_draws) == (3, lost)
     assert report.unknown[0] == top
     assert report.n_draws == open_dataset(tmp_path / "x").n_draws == 5000 - lost
-    assert f"{lost} draws of 3 ids without features" in str(report)
+    assert f"{lost} draws of 3 ids without features, such as {top}," in str(report)
 
 
 def test_a_candidate_twice(tmp_path):
@@ -469,7 +469,7 @@ def test_the_command_takes_several_files_and_chooses_columns(tmp_path, write):
         "--counts", write(counts, "counts", "csv"), "--event-id", "key", "--count-column", "n",
         "--columns", "price,size", "--categorical", "size",
     )  # fmt: skip
-    assert "size: 7 columns of 0 and 1, against '1'" in told.stdout
+    assert "size: '1' is the base, columns of 0 and 1 for 7 others" in told.stdout
     assert open_dataset(tmp_path / "out.zarr").n_features == 8
 
 

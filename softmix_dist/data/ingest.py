@@ -86,7 +86,7 @@ class IngestReport:
         if self.n_unknown_ids:
             lines.append(
                 f"dropped: {self.n_unknown_draws:,} draws of {self.n_unknown_ids:,} ids without "
-                f"features ({', '.join(self.unknown)}, ...)"
+                f"features, such as {', '.join(self.unknown)}"
             )
         if self.n_duplicates:
             lines.append(f"dropped: {self.n_duplicates:,} rows of features whose id came before")
@@ -95,8 +95,8 @@ class IngestReport:
         for column in self.columns:
             if column["kind"] == "categorical":
                 lines.append(
-                    f"{column['name']}: {len(column['levels'])} columns of 0 and 1, against "
-                    f"{column['base']!r}"
+                    f"{column['name']}: {column['base']!r} is the base, columns of 0 and 1 for "
+                    f"{len(column['levels'])} others"
                 )
         return "\n".join(lines)
 
