@@ -36,7 +36,7 @@ def client() -> Iterator[Client]:
     """Two workers in this process; not the current client, so nobody takes it by accident."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -460,7 +460,10 @@ def test_a_mixed_cluster_where_one_was_asked_for(dataset, device, bits, monkeypa
     with (
         SpecCluster(
             {0: cpu, 1: gpu},
-            scheduler={"cls": Scheduler, "options": {"host": HOST, "port": 0, "dashboard": False}},
+            scheduler={
+                "cls": Scheduler,
+                "options": {"host": HOST, "port": 0, "dashboard_address": ":0", "dashboard": False},
+            },
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -302,6 +302,20 @@ def test_ids_of_csv_keep_their_zeros(tmp_path, write):
     np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
 
 
+def test_ids_of_two_csv_files_are_text(tmp_path, write):
+    ids = ["7", "007", *[f"{i:05d}" for i in range(P - 2)]]
+    features = write(FEATURES.assign(id=ids), "features", "csv", 2)
+    events = write(pd.DataFrame({"id": [ids[i] for i in DRAWN]}), "events", "csv", 2)
+    ingest(tmp_path / "x", features, events)
+    found = open_dataset(tmp_path / "x")
+    assert found.labels([0, 1, 2]) == ["7", "007", "00000"]
+    np.testing.assert_array_equal(found.read_block(0).counts, COUNTS)
+    # Numbers, where the events say so.
+    numbers = write(FEATURES.assign(id=np.arange(P)), "numbers", "csv")
+    ingest(tmp_path / "y", numbers, pd.DataFrame({"id": DRAWN}))
+    np.testing.assert_array_equal(open_dataset(tmp_path / "y").read_block(0).counts, COUNTS)
+
+
 def test_files_that_differ(tmp_path, write):
     folder = write(EVENTS, "events", "parquet", 3)
     EVENTS.assign(id=np.arange(5000)).to_parquet(folder / "003.parquet")
@@ -341,7 +355,7 @@ def test_tables_that_hold_nothing(tmp_path, write):
     ({"events": None}, "give either events"),
     ({"counts": EVENTS}, "give either events"),
     ({"unknown": "keep"}, "unknown: expected 'error' or 'drop', found 'keep'"),
-    ({"id": "key"}, "features: no column 'key'; there are 'id', 'price'"),
+    ({"id": "key", "event_id": "id"}, "features: no column 'key'; there are 'id', 'price'"),
     ({"event_id": "key"}, "events: no column 'key'"),
     ({"sample": "shop"}, "events: no column 'shop'"),
     ({"columns": []}, "no column beside the id"),

@@ -185,6 +185,11 @@ def ingest(
     check_target(path, MARK, overwrite)
     matrix = as_matrix(features)
     drawn = counts_of(counts)
+    own, number = event_id or id, None if counts is None else count_column
+    drawn_table = None
+    if drawn is None:
+        drawn_table = open_table(events if counts is None else counts, "events")
+        drawn_table.check_columns(own, sample, number)
     engine = engine_for(client, n_threads)
     try:
         source: FeatureSource
@@ -192,18 +197,17 @@ def ingest(
             source = FromMatrix(matrix)
         else:
             policies = {"duplicates": duplicates, "missing": missing}
+            table = _with_ids(open_table(features, "features"), id, drawn_table, own)
             source = look_through(
-                open_table(features, "features"), id, columns, categorical, bases or {}, policies,
+                table, id, columns, categorical, bases or {}, policies,
                 None if like is None else _columns_of(like),
                 engine.reduce_stored,
             )  # fmt: skip
         if drawn is not None:
             matched, n_rows = _of_matrix(drawn, source, sample_names), drawn.nnz
         else:
-            events_table = open_table(events if counts is None else counts, "events")
-            own, number = event_id or id, None if counts is None else count_column
-            events_table.check_columns(own, sample, number)
-            counted = _counted(events_table, source, own, sample, number, engine)
+            assert drawn_table is not None
+            counted = _counted(drawn_table, source, own, sample, number, engine)
             matched, n_rows = match(counted, source.ids, source.kept, EXAMPLES), counted.n_rows
     finally:
         engine.close()
@@ -249,6 +253,20 @@ def ingest_anndata(
     """
     found = annotated(data, varm, layer)
     return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
+
+
+def _with_ids(table: Table, id: str, events: Table | None, event_id: str) -> Table:
+    """Return a feature table of files without types whose ids are read as what they are.
+
+    That is what the events have, where these tell; else text, for 007 is not 7.
+    """
+    if table.typed or id not in table.schema.names:
+        return table
+    there = pa.string()
+    if events is not None and events.typed:
+        there = events.schema.field(event_id).type
+        there = there.value_type if pa.types.is_dictionary(there) else there
+    return table if pa.types.is_null(there) else table.read_as(**{id: there})
 
 
 def _columns_of(like: str | os.PathLike[str]) -> list[Column]:
