@@ -124,6 +124,22 @@ def test_events_of_samples(tmp_path, write, monkeypatch, small):
     assert isinstance(zarr.open_group(tmp_path / "out.zarr")["counts"], zarr.Group) == small
 
 
+@pytest.mark.parametrize("kind", ["frame", "parquet"])
+def test_categories_of_pandas(tmp_path, write, monkeypatch, kind):
+    # With dictionaries that differ from file to file, and from piece to piece.
+    monkeypatch.setattr(tables, "_ROWS", 1000)
+    features = FEATURES.astype({"id": "category", "colour": "category"})
+    events = write(EVENTS.astype("category"), "events", kind, 3)
+    if kind == "parquet":
+        for path in events.iterdir():
+            own = pd.read_parquet(path)
+            own.apply(lambda column: column.cat.remove_unused_categories()).to_parquet(path)
+    ingest(tmp_path / "out.zarr", features, events, sample="person", block_rows=64)
+    check(tmp_path / "out.zarr", samples=True)
+    ingest(tmp_path / "out.zarr", FEATURES, events, sample="person", block_rows=64, overwrite=True)
+    check(tmp_path / "out.zarr", samples=True)
+
+
 def test_counts_are_added_up(tmp_path, write):
     # Every id twice.
     halves = COUNTS // 2

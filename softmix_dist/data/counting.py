@@ -75,7 +75,6 @@ def count(
                     f"{column!r}; leave them out, or give them one"
                 )
         if count_column is None:
-            # Dictionaries of strings are counted by their codes.
             table = pa.table(keys).group_by(list(keys), use_threads=False)
             counted = table.aggregate([([], "count_all")]).rename_columns([*keys, _NUMBER])
             number = counted[_NUMBER].cast(pa.uint64())

@@ -94,8 +94,6 @@ class Candidates:
 
 def is_category(kind: pa.DataType) -> bool:
     """Whether columns of a type are categorical."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
@@ -171,11 +169,8 @@ def look(
 
 
 def _plain(values: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array, its dictionary taken out."""
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """Return a column as one array."""
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
 
 
 def _usable(values: pa.Array, category: bool) -> Array:

@@ -265,7 +265,6 @@ def _with_ids(table: Table, id: str, events: Table | None, event_id: str) -> Tab
     there = pa.string()
     if events is not None and events.typed:
         there = events.schema.field(event_id).type
-        there = there.value_type if pa.types.is_dictionary(there) else there
     return table if pa.types.is_null(there) else table.read_as(**{id: there})
 
 
@@ -289,8 +288,7 @@ def _counted(
     engine: Engine,
 ) -> Counted:  # fmt: skip
     """Count the events, their ids read as those of the features."""
-    wanted, there = source.ids.type, events.schema.field(id_column).type
-    plain = there.value_type if pa.types.is_dictionary(there) else there
+    wanted, plain = source.ids.type, events.schema.field(id_column).type
     # Without rows a column has no type.
     kinds = {_kind(kind) for kind in (wanted, plain) if not pa.types.is_null(kind)}
     if len(kinds) > 1 and events.typed and getattr(source, "table", events).typed:

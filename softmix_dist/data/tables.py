@@ -128,8 +128,10 @@ class PieceReader:
                     yield self._cast(rows, path)
 
     def _cast(self, rows: pa.Table, place: str) -> pa.Table:
-        for name, kind in self.table.types:
-            if name in rows.column_names and rows.schema.field(name).type != kind:
+        """Read columns as the types asked for, and dictionaries, which differ, as their values."""
+        plain = {field.name: _value_type(field.type) for field in rows.schema}
+        for name, kind in (plain | dict(self.table.types)).items():
+            if name in plain and rows.schema.field(name).type != kind:
                 try:
                     values = rows[name].cast(kind)
                 except pa.ArrowInvalid as error:
@@ -258,8 +260,12 @@ def _look(path: str) -> tuple[pa.Schema, list[int]]:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return the schema without what pandas and others add to it."""
-    return pa.schema([pa.field(field.name, field.type) for field in schema])
+    """Return the schema without what pandas and others add to it, and without dictionaries."""
+    return pa.schema([pa.field(field.name, _value_type(field.type)) for field in schema])
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _check_schemas(name: str, files: list[str], schemas: list[pa.Schema], typed: bool) -> None:
