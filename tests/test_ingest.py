@@ -168,6 +168,16 @@ def test_what_is_written_is_fitted_and_opened(tmp_path):
         }  # fmt: skip
 
 
+def test_types_of_other_libraries(tmp_path):
+    features = pa.Table.from_pandas(FEATURES)
+    price = features["price"].cast(pa.decimal128(12, 3))
+    features = features.set_column(1, "price", price)
+    for text in (pa.large_string(), pa.string_view()):
+        events = pa.table({"id": pa.array(EVENTS["id"]).cast(text)})
+        ingest(tmp_path / "out.zarr", features, events, block_rows=64, overwrite=True)
+        check(tmp_path / "out.zarr")
+
+
 def test_columns_are_chosen_and_bases_named(tmp_path):
     ingest(
         tmp_path / "out.zarr", FEATURES, EVENTS, columns=["size", "colour"], categorical=["size"],

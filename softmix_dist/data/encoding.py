@@ -22,6 +22,8 @@ from softmix_dist.errors import InputError
 # Levels of a categorical column, at most: more of them are ids, not categories.
 _MOST_LEVELS = 1000
 _EXAMPLES = 3
+_NUMBERS = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
+_TEXTS = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Candidates:
 
 def is_category(kind: pa.DataType) -> bool:
     """Whether columns of a type are categorical."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return any(test(kind) for test in _TEXTS)
 
 
 def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence[str]) -> None:
@@ -102,7 +104,7 @@ def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence
     problems = []
     for name in columns:
         kind = schema.field(name).type
-        number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        number = any(test(kind) for test in _NUMBERS)
         # A column without any value has no type; that it lacks them is told later.
         if not (number or pa.types.is_null(kind) or pa.types.is_boolean(kind) or is_category(kind)):
             problems.append(
