@@ -51,10 +51,12 @@ def information(block: Block, mixture: Mixture) -> InformationSums:
             # 2. Over draws, at the rows that have any: n_j r_jk r_jm.
             n = block.draws[rows] * times
             seen = xp.flatnonzero(n > 0)
+            if not seen.size:
+                continue
             logits = logits[seen]
             resp = xp.exp(logits - logits.max(axis=1, keepdims=True))
             resp *= xp.sqrt(n[seen])[:, None] / resp.sum(axis=1, keepdims=True)
-            outer = (resp[:, :, None] * x[seen, None, :]).reshape(len(seen), size)
+            outer = (resp[:, :, None] * x[seen][:, None, :]).reshape(len(seen), size)
             pairs += xp.dot(outer.T, outer)
     return InformationSums(host(candidates).reshape(n_components, columns, columns), host(pairs))
 

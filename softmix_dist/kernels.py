@@ -292,7 +292,7 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
         shifted = xp.exp(logits - top)
         lam = shifted.sum(axis=1, keepdims=True)
         seen = n > 0
-        resp = shifted[seen] * (n[seen, None] / lam[seen])
+        resp = shifted[seen] * (n[seen][:, None] / lam[seen])
         e = xp.exp(logits) * w[:, None]
         candidates = host(e.T @ x)
         candidates[~np.isfinite(candidates[:, 0])] = np.inf

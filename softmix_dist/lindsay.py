@@ -60,7 +60,10 @@ def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> Gradien
         candidates = base @ xp.exp(logits)
         # The base measure cancels in A / pi, so exponents are shifted row by row.
         n = times * block.draws[part]
-        seen = n > 0
+        seen = xp.flatnonzero(n > 0)
+        if not seen.size:
+            sums += GradientSums(host(candidates), np.zeros(tried.shape[1]))
+            continue
         own = x[seen] @ at
         top = own.max(axis=1, keepdims=True)
         log_density = top[:, 0] + xp.log(xp.exp(own - top).sum(axis=1))

@@ -62,6 +62,8 @@ def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSum
     for part, stored in block.pieces(widest):
         n = left[part]
         seen = xp.flatnonzero(n)
+        if not seen.size:
+            continue
         x = stored[seen].astype(np.float64)
         logs = xp.empty((len(seen), len(mixtures)))
         for i, mixture in enumerate(mixtures):
@@ -69,7 +71,7 @@ def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSum
             top = logits.max(axis=1)
             logs[:, i] = top + xp.log(xp.exp(logits - top[:, None]).sum(axis=1))
         if block.log_base is not None:
-            logs += block.log_base[part][seen, None]
+            logs += block.log_base[part][seen][:, None]
         first += host(n[seen] @ logs)
-        second += host(logs.T @ (n[seen, None] * logs))
+        second += host(logs.T @ (n[seen][:, None] * logs))
     return HeldOutSums(first, second, int(left.sum()))

@@ -92,6 +92,9 @@ class ndarray:  # noqa: N801
         return len(self.inner)
 
     def __getitem__(self, key: Any) -> Any:
+        # CuPy takes some of these; none is needed.
+        if isinstance(key, tuple) and None in [k for k in key if not isinstance(k, ndarray)]:
+            assert not any(isinstance(k, ndarray) for k in key), "an array and None as index"
         return _wrap(self.inner[_open(key, "index")])
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -117,6 +120,8 @@ class ndarray:  # noqa: N801
 
 def _function(name: str, inner: Any) -> Any:
     def call(*args: Any, **keywords: Any) -> Any:
+        if name in ("ndarray.max", "ndarray.min"):
+            assert inner.__self__.size, "CuPy has no largest of nothing"
         unknown = set(keywords) - _NAMES[name]
         if unknown:
             raise TypeError(f"CuPy's {name} takes no {sorted(unknown)}")

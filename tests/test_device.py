@@ -572,3 +572,12 @@ def test_few_threads_work_in_the_memory_of_a_device(monkeypatch):
         engine = LocalEngine(**options)
         assert engine.n_threads == n_threads
         engine.close()
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name != "pearson"])
+def test_kernels_of_a_block_without_draws(name):
+    _, block = of(p=300, density=0.0)
+    wanted, found = (numbers(KERNELS[name](each)) for each in (block, away(block)))
+    for got, expected in zip(found, wanted, strict=True):
+        assert np.isfinite(np.asarray(expected)).all()
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-300)
