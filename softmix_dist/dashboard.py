@@ -7,12 +7,14 @@ register it; a cluster that lives long may have it from its beginning:
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -119,6 +121,9 @@ class FitsPlugin(SchedulerPlugin):
 def add_page(scheduler: Any, plugin: FitsPlugin) -> None:
     """Add the page to a scheduler's HTTP server; without bokeh one that says what is missing."""
     application = scheduler.http_application
+    if "distributed.dashboard.scheduler" not in sys.modules and find_spec("bokeh") is not None:
+        # It has no dashboard, and nobody asked for one: loading bokeh would hold it up.
+        return
     try:
         from distributed.dashboard.core import BokehApplication
         from distributed.dashboard.scheduler import template_variables

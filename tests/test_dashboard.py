@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import io
+import subprocess
 import sys
 import time
 from contextlib import contextmanager
@@ -133,6 +134,24 @@ def test_without_bokeh_the_page_says_so_and_fits_go_on(client, medium, monkeypat
     status, text = page(client)
     assert status == 200
     assert "pip install bokeh" in text
+
+
+def test_a_scheduler_without_a_dashboard_is_left_alone(medium):
+    script = """
+import sys
+import numpy as np
+from distributed import Client, LocalCluster
+from softmix_dist import SoftmaxMixture
+
+options = {"dashboard_address": ":0", "scheduler_kwargs": {"dashboard": False}}
+with LocalCluster(n_workers=1, processes=False, **options) as cluster, Client(cluster) as client:
+    SoftmaxMixture(1).fit(np.arange(20.0)[:, None], np.arange(20), client=client)
+    (fit,) = cluster.scheduler.plugins["softmix-fits"].fits.values()
+    print(len(fit.passes) > 0, "bokeh" in sys.modules)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["True", "False"]
 
 
 def test_a_scheduler_that_refuses_costs_no_fit(client, medium, monkeypatch):
