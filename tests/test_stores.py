@@ -594,11 +594,12 @@ def test_a_report_comes_from_a_store_and_goes_there(url):
 
 
 def test_tables_that_are_not_in_a_store(url, tmp_path):
+    events = pd.DataFrame({"id": [1]})
     with pytest.raises(StoreError, match="does not exist; give the URL of an object"):
-        ingest(tmp_path / "x", f"{url}/no.parquet", f"{url}/events")
+        ingest(tmp_path / "x", f"{url}/no.parquet", events)
     put(f"{url}/features.parquet", b"nothing")
     with pytest.raises(InputError, match="features.parquet: cannot be read"):
-        ingest(tmp_path / "x", f"{url}/features.parquet", f"{url}/events")
+        ingest(tmp_path / "x", f"{url}/features.parquet", events)
     with pytest.raises(StoreError, match=f"no files at {url}/none"):
-        ingest(tmp_path / "x", f"{url}/none", f"{url}/events")
+        ingest(tmp_path / "x", events, f"{url}/none")
     assert not (tmp_path / "x").exists()
