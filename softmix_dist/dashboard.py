@@ -7,10 +7,11 @@ register it; a cluster that lives long may have it from its beginning:
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.protocol.pickle import dumps
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 NAME, TOPIC = "softmix-fits", "softmix"
 # What the scheduler remembers at most.
 _FITS, _PASSES = 20, 2000
+# Messages that wait at most, for a scheduler that does not answer.
+_WAITING = 100
+
+logger = logging.getLogger("softmix_dist")
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -107,7 +113,7 @@ class FitsPlugin(SchedulerPlugin):
             add_page(scheduler, self)
 
     def log_event(self, topic: str, msg: Any) -> None:
-        """Take what a fit publishes."""
+        """Take what a fit publishes, of whatever version of this package."""
         if topic != TOPIC or not isinstance(msg, dict) or "fit" not in msg:
             return
         fit = self.fits.setdefault(msg["fit"], Watched(msg["time"], msg["time"]))
@@ -135,9 +141,10 @@ def add_page(scheduler: Any, plugin: FitsPlugin) -> None:
     from tornado.ioloop import IOLoop
 
     pages = {"/softmix": lambda scheduler, extra, doc: document(plugin, extra, doc)}
-    found = BokehApplication(
-        pages, scheduler, prefix="/", template_variables=template_variables(scheduler)
-    )
+    boards = [board for board in application.applications if hasattr(board, "app_paths")]
+    variables = template_variables(scheduler)
+    prefix = boards[0].prefix if boards else "/"
+    found = BokehApplication(pages, scheduler, prefix=prefix, template_variables=variables)
     application.add_application(found)
     found.initialize(IOLoop.current())
     found.start()
@@ -161,8 +168,8 @@ async def dask_setup(scheduler: Any) -> None:
         await plugin.start(scheduler)
 
 
-def published(client: Client, progress: Progress | None) -> Progress:
-    """Return a callback that tells the scheduler as well what it is told; it never fails.
+class Publisher:
+    """A callback that tells the scheduler what it is told, in order; it never fails, nor waits.
 
     Parameters
     ----------
@@ -170,26 +177,43 @@ def published(client: Client, progress: Progress | None) -> Progress:
     progress : callable or None
         What else is called.
     """
-    fit = uuid.uuid4().hex
-    try:
-        client.register_plugin(FitsPlugin(), name=NAME)
-    except Exception:
-        # An older scheduler, or one without this package: a fit does not need the page.
-        return progress or (lambda row: None)
 
-    def tell(row: dict[str, Any]) -> None:
-        message = {"fit": fit, "time": time.time(), **{k: _plain(v) for k, v in row.items()}}
-        # Nobody waits for it.
-        client.loop.add_callback(_send, client, message)
-        if progress is not None:
-            progress(row)
+    def __init__(self, client: Client, progress: Progress | None = None):
+        self._client, self._progress = client, progress
+        self._fit = uuid.uuid4().hex
+        self._waiting: deque[dict[str, Any]] = deque(maxlen=_WAITING)
+        self._registered = self._sending = self._silent = False
 
-    return tell
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Tell one row of progress, as `fit` publishes them."""
+        told = {key: _plain(value) for key, value in row.items()}
+        self._waiting.append({"fit": self._fit, "time": time.time(), **told})
+        if not self._silent:
+            with suppress(Exception):
+                self._client.loop.add_callback(self._send)
+        if self._progress is not None:
+            self._progress(row)
 
-
-async def _send(client: Client, message: dict[str, Any]) -> None:
-    with suppress(Exception):
-        await client.scheduler.log_event(topic=TOPIC, msg=message)
+    async def _send(self) -> None:
+        # On the client's loop, one at a time, so that they keep their order.
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            if not self._registered:
+                self._registered = True
+                await self._client.scheduler.register_scheduler_plugin(
+                    plugin=dumps(FitsPlugin()), name=NAME, idempotent=True
+                )
+            while self._waiting:
+                message = self._waiting.popleft()
+                await self._client.scheduler.log_event(topic=TOPIC, msg=message)
+        except Exception as error:
+            # A scheduler that is gone, or older, or without this package: no fit needs the page.
+            logger.info("no progress on the dashboard: %s: %s", type(error).__name__, error)
+            self._silent = True
+        finally:
+            self._sending = False
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from distributed.client import Future
 from distributed.protocol.pickle import dumps
 
 from softmix_dist.blocks import RawBlock
-from softmix_dist.dashboard import Progress, published
+from softmix_dist.dashboard import Progress, Publisher
 from softmix_dist.engine.device import Device, look_for_device
 from softmix_dist.engine.plan import FAN_IN, Plan, Worker, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
@@ -253,7 +253,7 @@ class ClusterEngine:
 
     def watch(self, progress: Progress | None) -> Progress | None:
         """Return a callback that shows progress on the scheduler's dashboard as well."""
-        return published(self.client, progress) if self.settings.dashboard else progress
+        return Publisher(self.client, progress) if self.settings.dashboard else progress
 
     def close(self) -> None:
         """Release the data; the client stays open."""
