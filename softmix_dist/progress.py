@@ -40,7 +40,10 @@ class ProgressLines:
         if self.mode == "json":
             click.echo(json.dumps(jsonable(row)), err=True)
         elif row["phase"] == "resume":
-            self._say(f"going on from the checkpoint {row['checkpoint']}: its passes come first")
+            self._say(
+                f"going on from the checkpoint {row['checkpoint']}: its {row['known']} passes "
+                "come first"
+            )
         elif row["phase"] == "survey":
             self._say(
                 f"survey: {row['n_candidates']:,} candidates, {row['n_draws']:,} draws; "

@@ -14,6 +14,7 @@ from softmix_dist.cli.demonstration import demo
 from softmix_dist.cli.exits import Commands
 from softmix_dist.cli.fitting import fit, show
 from softmix_dist.cli.ingesting import ingest
+from softmix_dist.cli.pods import pod
 from softmix_dist.cli.predicting import predict
 from softmix_dist.cli.reporting import report
 from softmix_dist.cli.selecting import select
@@ -30,6 +31,6 @@ def main() -> None:
 
 
 for _command in (
-    fit, select, show, predict, report, ingest, check, simulate, demo, config, completion
+    fit, select, show, predict, report, ingest, check, simulate, demo, pod, config, completion
 ):  # fmt: skip
     main.add_command(_command)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
-
-from softmix_dist.errors import ClusterError
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,6 +50,8 @@ def connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterato
     from dask.utils import parse_bytes
     from distributed import Client, LocalCluster
 
+    from softmix_dist.engine.waiting import client_of
+
     try:
         if memory_limit != "auto":
             parse_bytes(memory_limit)
@@ -69,11 +69,9 @@ def connected(scheduler: str, workers: int | None, memory_limit: str) -> Iterato
         ):
             yield client
         return
-    try:
-        client = Client(scheduler, timeout="20s")
-    except ValueError as error:
-        raise click.BadParameter(f"--scheduler {scheduler}: {error}") from error
-    except (OSError, TimeoutError) as error:
-        raise ClusterError(f"no Dask scheduler answers at {scheduler!r}: {error}") from error
-    with client:
+    with ExitStack() as stack:
+        try:
+            client = stack.enter_context(client_of(scheduler))
+        except ValueError as error:
+            raise click.BadParameter(f"--scheduler {scheduler}: {error}") from error
         yield client

@@ -6,6 +6,7 @@ for a time that the user sets, and then says so.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +22,61 @@ from softmix_dist.errors import ClusterError
 # Seconds between looks at the workers, while a result is not there.
 _LOOK = 2.0
 _REMEDY = "start workers, or a new cluster, and run it again"
+
+
+@contextmanager
+def client_of(address: str, seconds: float = 20.0) -> Iterator[Client]:
+    """Yield a client of a scheduler, and close it.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler does not answer, or refuses: a certificate that is missing or not its
+        own, or a scheme that is not the scheduler's.
+    ValueError
+        If this is no address.
+    """
+    encrypted = address.startswith("tls://")
+    try:
+        client = Client(address, timeout=f"{seconds} s", set_as_default=True)
+    except TypeError as error:
+        # What Dask says where no certificate is configured.
+        raise ClusterError(
+            f"{address} asks for TLS, and no certificate is configured here; name them in "
+            "distributed.comm.tls of Dask's configuration (ca-file, client.cert, client.key)"
+        ) from error
+    except (OSError, TimeoutError) as error:
+        hint = (
+            "; are these certificates signed by its authority?"
+            if encrypted
+            else "; does it ask for TLS (tls://)?"
+            if _listens(address)
+            else ""
+        )
+        told = " ".join(str(error).split())
+        raise ClusterError(f"no Dask scheduler answers at {address!r}: {told}{hint}") from error
+    with client:
+        yield client
+
+
+def knock(address: str) -> None:
+    """Connect to an address, and leave again.
+
+    Raises
+    ------
+    OSError
+        If nothing listens there.
+    """
+    host, _, port = address.partition("://")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def _listens(address: str) -> bool:
+    try:
+        knock(address)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def result_of(
