@@ -71,14 +71,7 @@ class Node:
             "metadata.name": name,
             "metadata.labels['batch.kubernetes.io/job-name']": job,
         }
-        # The image's, and Kubernetes' own.
-        found = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(self.folder),
-            "TMPDIR": str(self.folder),
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-            "JOB_COMPLETION_INDEX": str(index),
-        }
+        found = {"JOB_COMPLETION_INDEX": str(index)}
         for source in self.container.get("envFrom", []):
             if "configMapRef" in source:
                 config = one(self.manifests, "ConfigMap")
@@ -105,7 +98,14 @@ class Node:
     def run(self, index: int) -> Pod:
         """Start the pod of an index, under a name of its own."""
         name = f"softmix-{index}-{len(self.started)}"
-        environment = self.environment(index, name)
+        # What an image would set comes first.
+        image = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.folder),
+            "TMPDIR": str(self.folder),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        }
+        environment = image | self.environment(index, name)
         command = [*self.container["command"], *self.container["args"]]
         pod = Pod(name, [expand(part, environment) for part in command], environment)
         self.started.append(pod)
