@@ -64,15 +64,15 @@ class Node:
         (found,) = one(self.manifests, "Job")["spec"]["template"]["spec"]["containers"]
         return found
 
-    def environment(self, index: int, name: str) -> dict[str, str]:
-        """Environment of the container in the pod of one index."""
-        job = one(self.manifests, "Job")["metadata"]["name"]
+    def environment(self, container: Manifest, name: str, **given: str) -> dict[str, str]:
+        """Environment of a container in the pod of a name; some of it is ``given`` by others."""
+        jobs = [m["metadata"]["name"] for m in self.manifests if m["kind"] == "Job"]
         fields = {
             "metadata.name": name,
-            "metadata.labels['batch.kubernetes.io/job-name']": job,
+            "metadata.labels['batch.kubernetes.io/job-name']": jobs[0] if jobs else "",
         }
-        found = {"JOB_COMPLETION_INDEX": str(index)}
-        for source in self.container.get("envFrom", []):
+        found = dict(given)
+        for source in container.get("envFrom", []):
             if "configMapRef" in source:
                 config = one(self.manifests, "ConfigMap")
                 assert source["configMapRef"]["name"] == config["metadata"]["name"]
@@ -81,13 +81,13 @@ class Node:
                 secret = source["secretRef"]
                 assert secret["name"] in self.secrets or secret["optional"]
                 found |= self.secrets.get(secret["name"], {})
-        for variable in self.container["env"]:
+        for variable in container.get("env", []):
             source = variable.get("valueFrom", {})
             if "fieldRef" in source:
                 value = fields[source["fieldRef"]["fieldPath"]]
             elif "resourceFieldRef" in source:
                 kind, _, resource = source["resourceFieldRef"]["resource"].partition(".")
-                value = str(math.ceil(quantity(self.container["resources"][kind][resource])))
+                value = str(math.ceil(quantity(container["resources"][kind][resource])))
             else:
                 value = expand(variable["value"], found)
             for place, folder in self.mounts.items():
@@ -96,8 +96,12 @@ class Node:
         return found
 
     def run(self, index: int) -> Pod:
-        """Start the pod of an index, under a name of its own."""
+        """Start the pod of an index of the Job, under a name of its own."""
         name = f"softmix-{index}-{len(self.started)}"
+        return self.start(self.container, name, JOB_COMPLETION_INDEX=str(index))
+
+    def start(self, container: Manifest, name: str, *more: str, **given: str) -> Pod:
+        """Start a container, with ``more`` arguments and an environment that is ``given``."""
         # What an image would set comes first.
         image = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -105,8 +109,8 @@ class Node:
             "TMPDIR": str(self.folder),
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         }
-        environment = image | self.environment(index, name)
-        command = [*self.container["command"], *self.container["args"]]
+        environment = image | self.environment(container, name, **given)
+        command = [*container["command"], *container.get("args", []), *more]
         pod = Pod(name, [expand(part, environment) for part in command], environment)
         self.started.append(pod)
         return pod

@@ -13,7 +13,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from kubelet import Node, quantity
+from kubelet import Node, expand, quantity
 from manifests import DEPLOY, containers, one, pods_of, render
 from packaging.requirements import Requirement
 
@@ -189,11 +189,10 @@ def test_the_small_job_in_containers(image, tmp_path):
         mount = f"--volume={data}:/data"
         told = image.run([*first["command"], *first["args"]], memory, mount)
         assert told.returncode == 0, told.stderr
-        environment = node.environment(index, f"softmix-{index}")
+        environment = node.environment(main, f"softmix-{index}", JOB_COMPLETION_INDEX=str(index))
         environment["SOFTMIX_SCHEDULER"] = "127.0.0.1:18786"
         values = [f"--env={name}={value}" for name, value in environment.items()]
-        args = [arg.replace("$(", "{").replace(")", "}") for arg in main["args"]]
-        command = [*main["command"], *(arg.format_map(environment) for arg in args)]
+        command = [expand(part, environment) for part in [*main["command"], *main["args"]]]
         return image.run(command, memory, mount, f"--name=softmix-{index}", *values)
 
     start = time.monotonic()

@@ -14,7 +14,7 @@ from certificates import certificates
 from command import softmix
 from endpoint import BUCKET, Proxy, free_port, s3_server
 from kubelet import Node, Pod
-from manifests import overlay
+from manifests import DEPLOY, one, overlay, pods_of, read, render
 from problems import signature
 
 from softmix_dist import SoftmaxMixture
@@ -229,6 +229,51 @@ def test_tls(node, expected, request, tmp_path, monkeypatch):
     assert "are these certificates signed by its authority?" in own.log
     assert driver.code() == 0, driver.log
     assert f"tls://127.0.0.1:{place.partition(':')[2]}" in "".join(job.started[1].lines)
+    assert fitted(request) == expected
+
+
+@pytest.mark.parametrize("form", ["daskjob", "longlived"])
+def test_the_other_forms(endpoint, expected, request, tmp_path, form):
+    """Scheduler, workers and driver have templates of their own."""
+    manifests = render(DEPLOY / form)
+    # Two workers here, of three.
+    if form == "daskjob":
+        one(manifests, "ConfigMap")["data"] |= {"SOFTMIX_WORKERS": "2", "SOFTMIX_COMPONENTS": "3"}
+    fit = [] if form == "daskjob" else read(DEPLOY / "longlived/fit.yaml")
+    parts = {
+        container["name"]: container
+        for spec in pods_of([*manifests, *fit])
+        for container in spec["containers"]
+    }
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    # What the operator sets; and where there are no names.
+    given = {"DASK_SCHEDULER_ADDRESS": f"tcp://{address}"}
+    for part in parts.values():
+        for variable in part.get("env", []):
+            if variable["name"] == "SOFTMIX_SCHEDULER":
+                assert variable["value"] == "softmix-scheduler:8786"
+                variable["value"] = address
+            if variable["name"] == "SOFTMIX_WORKERS":
+                variable["value"] = "2"
+    store = {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", **STORE}
+    place = place_of(request)
+    node = Node(manifests, tmp_path, {"softmix-store": store})
+    try:
+        dashboard = "--dashboard-address=127.0.0.1:0"
+        scheduler = node.start(parts["scheduler"], "scheduler", f"--port={port}", dashboard)
+        scheduler.until(lambda log: "Scheduler at" in log)
+        assert "Run preload setup: softmix_dist.dashboard" in scheduler.log
+        for name in ("one", "two"):
+            node.start(parts["worker"], name, DASK_WORKER_NAME=name, **given)
+        settings = {**given, "SOFTMIX_WORKERS": "2"}
+        parts["fit"]["args"][1] = DATA
+        parts["fit"]["args"][-2] = f"--output={place}"
+        driver = node.start(parts["fit"], "fit", "-k3", *SLOW, **settings)
+        assert driver.code() == 0, driver.log
+        assert "of 2 workers are here" in driver.log
+    finally:
+        node.stop()
     assert fitted(request) == expected
 
 
