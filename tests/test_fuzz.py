@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -382,20 +383,26 @@ def run_kind(kind: str, n_cases: int, valid: Valid, folder: Path, monkeypatch: A
     monkeypatch.chdir(folder / "here")
     before, originals = tree(folder), tree(valid.root)
     ended: Counter[str] = Counter()
-    wrong: dict[str, list[int]] = {}
+    wrong: dict[str, tuple[str, list[int]]] = {}
     for number in range(n_cases):
         given = folder / "given"
         given.mkdir()
-        case = make(Random(f"{kind} {number}"), valid, given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            case = make(Random(f"{kind} {number}"), valid, given)
         how, problem = outcome(case, given)
         ended[how] += 1
         shutil.rmtree(given)
         if not problem and tree(folder) != before:
             problem = f"files elsewhere: {set(tree(folder)) ^ set(before)}"
         if problem:
-            wrong.setdefault(problem, []).append(number)
+            place, _, text = problem.partition(": ")
+            wrong.setdefault(place, (text, []))[1].append(number)
     assert tree(valid.root) == originals
-    report = [f"{kind} {numbers[:4]} ({len(numbers)}): {what}" for what, numbers in wrong.items()]
+    report = [
+        f"{kind} {cases[:4]} ({len(cases)}): {place}: {text}"
+        for place, (text, cases) in wrong.items()
+    ]
     assert not wrong, "\n".join(report)
     return ended
 

@@ -105,7 +105,7 @@ def outcome(case: Callable[[], Any], *allowed: Path) -> tuple[str, str]:
             where = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in where if "softmix_dist" in frame.filename]
             place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
-            wrong = f"{ended} at {place}: {str(error)[:2000 if ended == 'Hang' else 200]}"
+            wrong = f"{ended} at {place}: {str(error)[:3000 if ended == 'Hang' else 150]}"
     return ended, wrong or (f"it did {seen[:3]}" if seen else "")
 
 

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array, issparse, load_npz
 
 from softmix_dist.blocks import Array
 from softmix_dist.data.objects import is_url, open_store
+from softmix_dist.data.store import member, refused_codecs
 from softmix_dist.errors import InputError, SoftmixError
 
 # Rows that are read at a time.
@@ -90,9 +91,11 @@ def _zarr(path: str) -> Any:
     except Exception:
         found = None
     if isinstance(found, zarr.Group):
-        found = found.get("features")
+        found = member(found, "features")
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}: expected a Zarr array, or a group with an array 'features'")
+    if problem := refused_codecs(found):
+        raise InputError(f"{path}: {problem}; write it again")
     return found
 
 
