@@ -160,7 +160,9 @@ def spoil_arrays(random: Random, root: Path) -> None:
         if how == 0:
             shutil.rmtree(root / name)
         elif how == 1:
-            (root / name).rename(root / f"{name}{random.choice(('x', 's', ' ', '.', '-é'))}")
+            renamed = root / f"{name}{random.choice(('x', 's', ' ', '.', '-é'))}"
+            if not renamed.exists():
+                (root / name).rename(renamed)
         elif how == 2:
             other = random.choice(names)
             if name not in (other, *other.parents) and other not in name.parents:
@@ -229,21 +231,22 @@ def spoil_archive(random: Random, content: bytes) -> bytes:
 
 
 def _other_member(random: Random, name: str, content: bytes) -> bytes:
-    values = np.load(io.BytesIO(content), allow_pickle=False)
-    if "." not in name.removesuffix(".npy"):
-        text = json.dumps(spoil_tree(random, json.loads(values.tobytes())))
-        values = np.frombuffer(text.encode(errors="replace"), np.uint8)
-    else:
-        changes: tuple[Callable[[Any], Any], ...] = (
-            np.ravel, np.transpose, np.atleast_2d, lambda a: a[:1], lambda a: a.astype(str),
-            lambda a: a.astype(complex), lambda a: a * np.nan, lambda a: -a, lambda a: a * 1e200,
-            lambda a: a.astype("float16"), np.zeros_like, lambda a: np.concatenate([a, a]),
-        )  # fmt: skip
-        try:
+    changes: tuple[Callable[[Any], Any], ...] = (
+        np.ravel, np.transpose, np.atleast_2d, lambda a: a[:1], lambda a: a.astype(str),
+        lambda a: a.astype(complex), lambda a: a * np.nan, lambda a: -a, lambda a: a * 1e200,
+        lambda a: a.astype("float16"), np.zeros_like, lambda a: np.concatenate([a, a]),
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    try:
+        values = np.load(io.BytesIO(content), allow_pickle=False)
+        if "." not in name.removesuffix(".npy"):
+            text = json.dumps(spoil_tree(random, json.loads(values.tobytes())))
+            values = np.frombuffer(text.encode(errors="replace"), np.uint8)
+        else:
             with np.errstate(all="ignore"):
                 values = random.choice(changes)(values)
-        except (ValueError, TypeError, IndexError):
-            pass
-    buffer = io.BytesIO()
-    np.save(buffer, values)
+        np.save(buffer, values)
+    except (ValueError, TypeError, IndexError, EOFError):
+        # Spoilt before, or no change for such an array.
+        return garbled(random, content)
     return buffer.getvalue()

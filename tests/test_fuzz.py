@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import click
+import matplotlib
 import numpy as np
 import pytest
 import zarr
@@ -99,6 +100,9 @@ class Valid:
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Valid:
+    # Its first import makes folders.
+    matplotlib.get_configdir()
+    matplotlib.get_cachedir()
     with pytest.warns(UserWarning):
         return Valid(tmp_path_factory.mktemp("valid"))
 
@@ -292,7 +296,7 @@ WORDS = (
 # What really is asked for would take long, or write much, or wait.
 SMALL = {
     "candidates": ("1", "2", "9", "60", "0", "-1"), "features": ("1", "2", "3", "0", "-1"),
-    "components": ("1", "2", "3", "0", "-1", "60"), "draws": ("9", "100", "0", "-1"),
+    "components": ("1", "2", "3", "1:2", "2:1", "0", "-1", "x"), "draws": ("9", "100", "0", "-1"),
     "samples": ("1", "2", "3", "0", "-1"), "n_init": ("1", "2", "0", "-1"),
     "workers": ("1", "2", "0", "-1"), "max_passes": ("1", "2", "3", "0", "-1"),
     "sketch_rows": ("100", "99", "0", "-1"), "scheduler": ("threads", "threads", "", "x://", "x"),
@@ -340,12 +344,13 @@ def command_line(random: Random, valid: Valid, given: Path) -> Callable[[], Any]
 
     line = name.split()
     for parameter in one.params:
+        needed = parameter.required or parameter.name == "components"
         if isinstance(parameter, click.Argument):
             # A path to write to is in its own folder.
             times = 1 if random.random() < 0.97 else random.randrange(3)
             target = parameter.name in ("output", "path")
             line += [str(given / "new.zarr") if target else value(parameter) for _ in range(times)]
-        elif random.random() < (0.97 if parameter.required else 0.12):
+        elif random.random() < (0.97 if needed else 0.12):
             option = random.choice(parameter.opts)
             line += [option] if getattr(parameter, "is_flag", False) else [option, value(parameter)]
     if random.random() < 0.05:
