@@ -215,7 +215,7 @@ def spoil_archive(random: Random, content: bytes) -> bytes:
         if how == 0:
             del members[name]
         elif how == 1:
-            renamed = random.choice(("x.npy", "../evil.npy", "/evil.npy", "answer.99.npy", ""))
+            renamed = random.choice(("x.npy", "../evil.npy", "/evil.npy", "answer.99.npy", " "))
             members[renamed] = members.pop(name)
         elif how == 2:
             members[name] = members[random.choice(sorted(members))]

@@ -174,7 +174,7 @@ def _starts(value: Any) -> bool:
         "method": _text,
         "agrees": _flag,
         "best": _flag,
-        "stopped": _text,
+        "stopped": lambda value: value is None or _text(value),
         "objective": _number_or_none,
         "sketch_log_likelihood": _number_or_none,
     }
