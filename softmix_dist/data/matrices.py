@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, issparse, load_npz
 from softmix_dist.blocks import Array
 from softmix_dist.data.objects import is_url, open_store
 from softmix_dist.data.store import member, refused_codecs
-from softmix_dist.errors import InputError, SoftmixError
+from softmix_dist.errors import InputError, SoftmixError, StoreError
 
 # Rows that are read at a time.
 _ROWS = 65_536
@@ -178,7 +178,13 @@ def _read_anndata(path: str) -> Any:
     except ImportError as error:
         raise InputError(f"{path}: anndata is not installed; pip install anndata") from error
     try:
-        return anndata.read_zarr(path) if path.endswith(".zarr") else anndata.read_h5ad(path)
+        if not path.endswith(".zarr"):
+            return anndata.read_h5ad(path)
+        # AnnData itself would decode whatever is named there.
+        for _, array in zarr.open_group(path, mode="r").members(max_depth=None):
+            if isinstance(array, zarr.Array) and (problem := refused_codecs(array)):
+                raise StoreError(f"{array.name}: {problem}")
+        return anndata.read_zarr(path)
     except Exception as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"{path}: cannot be read as AnnData ({problem})") from error

@@ -66,9 +66,9 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
 def names_of(group: zarr.Group) -> list[str]:
     """Names of what is in a group; nothing of it is opened."""
     consolidated = group.metadata.consolidated_metadata
-    if consolidated is not None:
-        return sorted(consolidated.metadata)
-    return [name for name in names_in(group.store, group.path) if not name.endswith(_ROOT)]
+    names = consolidated.metadata if consolidated else names_in(group.store, group.path)
+    # A file may say any name, ".." too, which would lead out of the group.
+    return sorted(name for name in names if "/" not in name and name not in ("..", ".", _ROOT))
 
 
 def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
