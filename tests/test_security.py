@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zipfile
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -274,20 +275,23 @@ def elsewhere(tmp_path):
     return path
 
 
-def test_names_of_a_group_do_not_lead_out_of_it(model, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    ["history/../../secret", "history/..", "../secret", "/secret", "history//secret", "..", "."],
+)
+def test_names_of_a_group_do_not_lead_out_of_it(name, model, tmp_path):
     outside = zarr.create_array(str(tmp_path / "secret"), data=np.arange(3.0))
     told = outside.metadata.to_dict()
     root = json.loads((model / "zarr.json").read_text())
     inside = root["consolidated_metadata"]["metadata"]
-    number = inside["history/pass"]["shape"]
-    for name in ("history/../../secret", "history/..", "../secret", "/secret", "history//secret"):
-        inside[name] = {**told, "shape": number}
+    inside[name] = {**told, "shape": inside["history/pass"]["shape"]}
     (model / "zarr.json").write_text(json.dumps(root))
-    _, history, _ = read_model(model)
-    assert not [name for name in history[0] if "secret" in name or "." in name]
+    with suppress(StoreError):
+        _, history, _ = read_model(model)
+        assert not [name for name in history[0] if "secret" in name or "." in name]
 
 
-@pytest.mark.parametrize("name", ["../thesis", "/tmp/evil", "a/../../b", "..", "\x00", "a\nb"])
+@pytest.mark.parametrize("name", ["../thesis", "/tmp/evil", "a/../../b", "..", "a\x00b", "a\nb"])
 def test_labels_are_no_paths(name, arrays, tmp_path, elsewhere):
     before = tree(elsewhere)
     labels = [name] + [f"item {i}" for i in range(1, ROWS)]
@@ -415,7 +419,7 @@ def test_shares_of_groups_in_a_notebook(harmful):
     dataset, model = harmful
     groups = np.array([HARM[i % 2] for i in range(ROWS)])
     raw = dataset.read_block(0)
-    shares = model.market_shares(raw.features, groups=groups)
+    shares = model.predicted_shares(raw.features, groups=groups)
     assert_harmless(shares._repr_html_(), *HARM)
 
 
@@ -476,7 +480,7 @@ def test_no_command_repeats_the_secret_of_a_url(url, data, model, tmp_path, capl
     for arguments in (
         ("check", url), ("fit", url, "-k", 1), ("fit", data, "-k", 1, "-o", url, "-q"),
         ("fit", data, "-k", 1, "--checkpoint", url, "-q"), ("show", url),
-        ("select", url, "--components", "1"), ("predict", url, data, "-o", new),
+        ("select", url, "--components", "1:1"), ("predict", url, data, "-o", new),
         ("predict", model, url, "-o", new), ("predict", model, data, "-o", url),
         ("report", url, "-o", "page.html"), ("report", model, "-o", url),
         ("report", model, "-o", "page.html", "--data", url), ("simulate", url, *sizes),

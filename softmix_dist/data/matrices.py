@@ -14,7 +14,7 @@ from scipy.sparse import coo_array, issparse, load_npz
 
 from softmix_dist.blocks import Array
 from softmix_dist.data.objects import is_url, open_store
-from softmix_dist.data.store import member, refused_codecs
+from softmix_dist.data.store import member, read, refused_codecs
 from softmix_dist.errors import InputError, SoftmixError, StoreError
 
 # Rows that are read at a time.
@@ -38,7 +38,11 @@ class Matrix:
     def parts(self) -> Iterator[Array]:
         """Yield the rows in order."""
         for first in range(0, self.shape[0], _ROWS):
-            yield np.asarray(self.values[first : first + _ROWS])
+            part = slice(first, first + _ROWS)
+            if isinstance(self.values, zarr.Array):
+                yield read(self.values, part, f"candidates from {first} on")
+            else:
+                yield np.asarray(self.values[part])
 
 
 def as_matrix(where: Any) -> Matrix | None:
