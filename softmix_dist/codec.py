@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -43,11 +44,11 @@ _CLASSES = {
 }  # fmt: skip
 
 
-# What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed); RuntimeError for
-# an archive that says it is encrypted, among others.
+# What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed): RuntimeError for
+# an archive that says it is encrypted, among others; TokenError for the head of an array.
 _UNREADABLE = (
     AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, ValueError,
-    zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 

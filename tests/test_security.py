@@ -76,9 +76,7 @@ def arrays():
 def data(arrays, tmp_path):
     path = tmp_path / "data.zarr"
     names = [f"item {i}" for i in range(ROWS)]
-    write_dataset(
-        path, *arrays, feature_names=["a", "b"], candidate_labels=names, block_rows=16
-    )
+    write_dataset(path, *arrays, feature_names=["a", "b"], candidate_labels=names, block_rows=16)
     return path
 
 
@@ -204,16 +202,18 @@ def test_no_pickle_in_a_matrix_is_read(payload, made, tmp_path, arrays):
     assert not (tmp_path / "new.zarr").exists()
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore:Writing zarr v2")
 def test_no_pickle_in_anndata_is_read(payload, made, tmp_path):
     path = tmp_path / "cells.zarr"
-    anndata.settings.zarr_write_format = 3
     cells = anndata.AnnData(np.ones((3, 5), np.float32), varm={"X_pca": np.eye(5)})
     cells.write_zarr(path)
-    forget_consolidated(path)
-    as_version_2(path / "varm/X_pca", payload, filters=[{"id": "pickle"}])
-    with pytest.raises(InputError):
+    (path / ".zmetadata").unlink(missing_ok=True)
+    told = json.loads((path / "varm/X_pca/.zarray").read_text())
+    told |= {"filters": [{"id": "pickle"}], "compressor": None}
+    (path / "varm/X_pca/.zarray").write_text(json.dumps(told))
+    for chunk in (path / "varm/X_pca").glob("[0-9]*"):
+        chunk.write_bytes(payload)
+    with pytest.raises(InputError, match="cannot be read as AnnData"):
         ingest_anndata(tmp_path / "new.zarr", str(path), varm="X_pca")
     assert not made.exists()
 
@@ -240,7 +240,11 @@ def test_codecs_of_other_packages_decode_nothing(sharded, data):
     told = json.loads((data / "features/zarr.json").read_text())
     inner = [told["codecs"][0], harmful]
     if sharded:
-        configuration = {"chunk_shape": [16, 2], "codecs": inner, "index_codecs": told["codecs"][:1]}
+        configuration = {
+            "chunk_shape": [16, 2],
+            "codecs": inner,
+            "index_codecs": told["codecs"][:1],
+        }
         inner = [{"name": "sharding_indexed", "configuration": configuration}]
     told["codecs"] = inner
     (data / "features/zarr.json").write_text(json.dumps(told))
@@ -291,7 +295,7 @@ def test_names_of_a_group_do_not_lead_out_of_it(name, model, tmp_path):
         assert not [name for name in history[0] if "secret" in name or "." in name]
 
 
-@pytest.mark.parametrize("name", ["../thesis", "/tmp/evil", "a/../../b", "..", "a\x00b", "a\nb"])
+@pytest.mark.parametrize("name", ["../thesis", "/tmp/evil", "a/../../b", "..", "a\nb"])
 def test_labels_are_no_paths(name, arrays, tmp_path, elsewhere):
     before = tree(elsewhere)
     labels = [name] + [f"item {i}" for i in range(1, ROWS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -37,8 +38,8 @@ def _audit(event: str, arguments: Any) -> None:
     if _seen is None:
         return
     if event in _RUNS:
-        if "BASH_VERSION" in str(arguments):
-            # Click, before it prints what completes commands.
+        if "BASH_VERSION" in str(arguments) or "uname" in str(arguments):
+            # Click, before it prints what completes commands; what asks for the processor.
             return
         _seen.append(f"{event} {str(arguments)[:100]}")
     elif event == "open":
@@ -78,12 +79,16 @@ def watched(*allowed: Path) -> Iterator[list[str]]:
 
 
 @contextmanager
-def limited(seconds: float = SECONDS) -> Iterator[None]:
-    """End what takes longer with `Hang`."""
+def limited(seconds: float = SECONDS, nbytes: int = 3 << 30) -> Iterator[None]:
+    """End what takes longer with `Hang`; let nothing take more memory, as in a container."""
 
     def late(signum: int, frame: Any) -> None:
         raise Hang(f"after {seconds} s: " + "".join(traceback.format_stack(frame, 12)))
 
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + nbytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limits[1]))
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -91,6 +96,7 @@ def limited(seconds: float = SECONDS) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def outcome(case: Callable[[], Any], *allowed: Path) -> tuple[str, str]:
@@ -108,7 +114,7 @@ def outcome(case: Callable[[], Any], *allowed: Path) -> tuple[str, str]:
             where = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in where if "softmix_dist" in frame.filename]
             place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
-            wrong = f"{ended} at {place}: {str(error)[:3000 if ended == 'Hang' else 150]}"
+            wrong = f"{ended} at {place}: {str(error)[: 3000 if ended == 'Hang' else 150]}"
     return ended, wrong or (f"it did {seen[:3]}" if seen else "")
 
 

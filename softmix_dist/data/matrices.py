@@ -177,6 +177,9 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
 
 
 def _read_anndata(path: str) -> Any:
+    if is_url(path):
+        # Not repeated: it may hold a password.
+        raise InputError("AnnData is read from disks, not from URLs; copy it, and give its path")
     try:
         import anndata
     except ImportError as error:

@@ -58,7 +58,7 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     # Raised outside of any handler: zarr's own errors do not survive pickling as a context.
     if group is not None:
         raise StoreError(f"{what} {str(path)!r} was left half-written; write it again")
-    there = Path(path).exists() if store is None else not is_empty(store)
+    there = os.path.exists(path) if store is None else not is_empty(store)
     problem = "is not a Zarr group" if there else "does not exist"
     raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}")
 
@@ -148,7 +148,8 @@ def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> No
             return
     else:
         store = None
-        if not Path(path).exists():
+        # Not of `Path`, which has no answer for names that are too long.
+        if not os.path.exists(path):
             return
     group = _group_at(path, store)
     there: Any = {} if group is None else group.attrs

@@ -45,9 +45,12 @@ def client_of(address: str, seconds: float = 20.0) -> Iterator[Client]:
             f"{address} asks for TLS, and no certificate is configured here; name them in "
             "distributed.comm.tls of Dask's configuration (ca-file, client.cert, client.key)"
         ) from error
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, MemoryError) as error:
+        # Dask takes the first bytes of an answer, such as HTTP/1.1, for a length.
         hint = (
-            "; are these certificates signed by its authority?"
+            "; is it the address of something else, such as the dashboard?"
+            if isinstance(error, MemoryError)
+            else "; are these certificates signed by its authority?"
             if encrypted
             else "; does it ask for TLS (tls://)?"
             if _listens(address)

@@ -36,12 +36,20 @@ def standard_coordinates(
     Raises
     ------
     InputError
-        If columns are constant or collinear; the message names each of them.
+        If columns are constant or collinear, or too large; the message names them.
     """
     gram = sums.gram
     total = gram[0, 0]
     mean = gram[0, 1:] / total
     covariance = gram[1:, 1:] / total - np.outer(mean, mean)
+    overflown = np.flatnonzero(~np.isfinite(covariance).all(axis=1)).tolist()
+    if overflown:
+        told = ", ".join(repr(names[i]) for i in overflown[:5])
+        more = f" and {len(overflown) - 5} more" if len(overflown) > 5 else ""
+        raise InputError(
+            f"feature {told}{more}: the squares of its values are beyond the range of numbers; "
+            "divide it by a power of ten"
+        )
     second = np.diag(gram)[1:] / total
     rounding = max(1e-11, 10 * float(np.finfo(stored).eps) ** 2)
     # 1. Constant: no variance beyond the rounding of the values themselves.
