@@ -95,7 +95,9 @@ class Frame:
         reach = np.abs(values - centre).max(axis=0, initial=0.0)
         # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring.
         centre = np.where(np.abs(centre) >= 2 * reach, centre, 0).astype(dtype)
-        spread = np.sqrt(np.mean((values - centre) ** 2, axis=0)) if len(values) else reach
+        # Beyond the range of numbers: refused after the survey, by name.
+        with np.errstate(over="ignore"):
+            spread = np.sqrt(np.mean((values - centre) ** 2, axis=0)) if len(values) else reach
         exponent = np.log2(spread, where=spread > 0, out=np.zeros_like(spread))
         scale = np.exp2(np.clip(np.rint(exponent), -100, 100)).astype(dtype)
         level = 0.0

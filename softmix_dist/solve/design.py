@@ -41,7 +41,8 @@ def standard_coordinates(
     gram = sums.gram
     total = gram[0, 0]
     mean = gram[0, 1:] / total
-    covariance = gram[1:, 1:] / total - np.outer(mean, mean)
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariance = gram[1:, 1:] / total - np.outer(mean, mean)
     overflown = np.flatnonzero(~np.isfinite(covariance).all(axis=1)).tolist()
     if overflown:
         told = ", ".join(repr(names[i]) for i in overflown[:5])
