@@ -127,6 +127,13 @@ def halve(chunk: Path) -> None:
     chunk.write_bytes(data[: len(data) // 2])
 
 
+_WITHOUT_NUMBER = {
+    "shape": [2**40, ROWS],
+    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**40, BLOCK_ROWS]}},
+    "dimension_names": ["sample", "candidate"],
+}
+
+
 def _spoil_metadata(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     # The copy in the root would hide it.
@@ -330,6 +337,10 @@ BROKEN: dict[str, Broken] = {
         damaged("features/zarr.json", lambda path: _spoil_metadata(path, shape="wide")),
         ("features", "cannot be opened", "write it again"),
         StoreError,
+    ),
+    "samples-without-number": Broken(
+        damaged("counts/zarr.json", lambda path: _spoil_metadata(path, **_WITHOUT_NUMBER)),
+        ("1,099,511,627,776 samples", "more than can be named", "write the data set again"),
     ),
     "labels-of-other-candidates": Broken(
         lambda path: foreign(path, candidate_label=np.array(["a", "b"])),

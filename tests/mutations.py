@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import shutil
+import tokenize
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -246,7 +247,7 @@ def _other_member(random: Random, name: str, content: bytes) -> bytes:
             with np.errstate(all="ignore"):
                 values = random.choice(changes)(values)
         np.save(buffer, values)
-    except (ValueError, TypeError, IndexError, EOFError):
+    except (ValueError, TypeError, IndexError, EOFError, tokenize.TokenError):
         # Spoilt before, or no change for such an array.
         return garbled(random, content)
     return buffer.getvalue()

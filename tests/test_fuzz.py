@@ -369,20 +369,20 @@ def command_line(random: Random, valid: Valid, given: Path) -> Callable[[], Any]
 
 KINDS: dict[str, tuple[Any, int, int]] = {
     # How to make a case; how many in the quick version; how many in the long one.
-    "data-bytes": (spoilt_group(spoil_files, use_data, "data"), 60, 3000),
-    "data-metadata": (spoilt_group(spoil_metadata, use_data, "data"), 100, 4000),
-    "data-attributes": (spoilt_group(spoil_attributes, use_data, "data"), 40, 1500),
-    "data-arrays": (spoilt_group(spoil_arrays, use_data, "data"), 80, 3000),
-    "model-bytes": (spoilt_group(spoil_files, use_model, "model"), 30, 1500),
-    "model-metadata": (spoilt_group(spoil_metadata, use_model, "model"), 40, 1500),
-    "model-attributes": (spoilt_group(spoil_attributes, use_model, "model"), 50, 1500),
-    "model-arrays": (spoilt_group(spoil_arrays, use_model, "model"), 40, 1500),
-    "predictions": (spoilt_group(spoil_metadata, use_predictions, "predictions"), 30, 600),
-    "predictions-arrays": (spoilt_group(spoil_arrays, use_predictions, "predictions"), 20, 400),
-    "checkpoint": (spoilt_checkpoint, 60, 2000),
+    "data-bytes": (spoilt_group(spoil_files, use_data, "data"), 30, 3000),
+    "data-metadata": (spoilt_group(spoil_metadata, use_data, "data"), 60, 4000),
+    "data-attributes": (spoilt_group(spoil_attributes, use_data, "data"), 20, 1500),
+    "data-arrays": (spoilt_group(spoil_arrays, use_data, "data"), 40, 3000),
+    "model-bytes": (spoilt_group(spoil_files, use_model, "model"), 15, 1500),
+    "model-metadata": (spoilt_group(spoil_metadata, use_model, "model"), 25, 1500),
+    "model-attributes": (spoilt_group(spoil_attributes, use_model, "model"), 25, 1500),
+    "model-arrays": (spoilt_group(spoil_arrays, use_model, "model"), 20, 1500),
+    "predictions": (spoilt_group(spoil_metadata, use_predictions, "predictions"), 20, 600),
+    "predictions-arrays": (spoilt_group(spoil_arrays, use_predictions, "predictions"), 15, 400),
+    "checkpoint": (spoilt_checkpoint, 40, 2000),
     "codec": (spoilt_values, 100, 3000),
     "memory": (spoilt_arrays_in_memory, 60, 1500),
-    "command-line": (command_line, 120, 3000),
+    "command-line": (command_line, 70, 3000),
 }
 
 

@@ -37,6 +37,8 @@ MARK = "softmix_format"
 _ARRAYS = ("features", "counts", "log_base", "candidate_label", "feature", "sample")
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
+# Features, and samples, at most.
+_MOST_NAMES = 10_000_000
 # Blocks read while another one is worked on: from a disk, and from an object store, which takes
 # long to begin an answer and gives several at once.
 _READS_AHEAD, _REMOTE_READS_AHEAD = 1, 4
@@ -375,6 +377,15 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
         problems.append(
             f"features: no values, shape {arrays['features'].shape}; write some candidates"
         )
+    if not problems:
+        # Metadata may say any size: names would fill the memory before a value is read.
+        sizes = {"features": arrays["features"].shape[1]}
+        sizes["samples"] = arrays["counts"].shape[0] if arrays["counts"].ndim == 2 else 1
+        problems += [
+            f"{size:,} {name}: more than can be named, {_MOST_NAMES:,}; write the data set again"
+            for name, size in sizes.items()
+            if size > _MOST_NAMES
+        ]
     if problems:
         raise InputError(
             f"{str(path)!r} is not a data set that can be fitted:\n- " + "\n- ".join(problems)
