@@ -148,6 +148,17 @@ def test_counts_are_added_up(tmp_path, write):
     check(tmp_path / "out.zarr")
 
 
+def test_a_series_of_counts_goes_by_its_index(tmp_path):
+    ingest(tmp_path / "out.zarr", FEATURES, counts=EVENTS["id"].value_counts())
+    check(tmp_path / "out.zarr")
+    both = EVENTS[["person", "id"]].value_counts()
+    ingest(tmp_path / "two.zarr", FEATURES, counts=both, sample="person")
+    check(tmp_path / "two.zarr", samples=True)
+    matrix = FEATURES[["price", "size"]].to_numpy()
+    ingest(tmp_path / "rows.zarr", matrix, counts=pd.Series(DRAWN).value_counts())
+    np.testing.assert_array_equal(open_dataset(tmp_path / "rows.zarr").read_block(0).counts, COUNTS)
+
+
 def test_a_dask_cluster_counts(tmp_path, write, monkeypatch):
     monkeypatch.setattr(tables, "_ROWS", 500)
     events = write(EVENTS, "events", "parquet", 5)

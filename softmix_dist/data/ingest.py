@@ -137,9 +137,10 @@ def ingest(
         numbers are the ids.
     events : same kinds of table, optional
         A row for each draw: the id of its candidate and, where there are samples, their key.
-    counts : same kinds of table, or (S, p) sparse or dense matrix, optional
-        A row for each id (and sample) with its number of draws; or a matrix, in memory or
-        ``.npz``, whose columns are the rows of ``features``. One of the two is needed.
+    counts : same kinds of table, Series, or (S, p) sparse or dense matrix, optional
+        A row for each id (and sample) with its number of draws; a Series of pandas, whose index
+        holds the ids (or ids and samples, by name), such as ``value_counts()``; or a matrix, in
+        memory or ``.npz``, whose columns are the rows of ``features``. One of the two is needed.
     id, event_id : str
         Columns of ids, in the feature table and in the other one (default: the same).
     sample : str, optional
@@ -184,8 +185,9 @@ def ingest(
     # Refused before the work.
     check_target(path, MARK, overwrite)
     matrix = as_matrix(features)
-    drawn = counts_of(counts)
     own, number = event_id or id, None if counts is None else count_column
+    counts = _table_of(counts, own, count_column)
+    drawn = counts_of(counts)
     drawn_table = None
     if drawn is None:
         drawn_table = open_table(events if counts is None else counts, "events")
@@ -253,6 +255,14 @@ def ingest_anndata(
     """
     found = annotated(data, varm, layer)
     return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
+
+
+def _table_of(counts: Any, id: str, number: str) -> Any:
+    """Return counts as they are, but a Series, whose index says what was counted, as a frame."""
+    if not hasattr(counts, "to_frame") or not hasattr(counts, "index"):
+        return counts
+    frame = counts.to_frame(number)
+    return (frame.rename_axis(index=id) if frame.index.nlevels == 1 else frame).reset_index()
 
 
 def _with_ids(table: Table, id: str, events: Table | None, event_id: str) -> Table:
