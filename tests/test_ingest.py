@@ -471,6 +471,16 @@ def test_matrices_that_do_not_fit(tmp_path):
     refused("not finite", tmp_path / "x", values, counts=np.ones((1, P), int))
 
 
+def test_a_data_set_is_no_matrix(tmp_path):
+    ingest(tmp_path / "old.zarr", FEATURES, EVENTS)
+    message = refused("old.zarr is a data set already with candidate_label, feature",
+                      tmp_path / "x", tmp_path / "old.zarr", EVENTS)  # fmt: skip
+    assert "old.zarr/features, whose row numbers" in message
+    rows = pd.DataFrame({"id": DRAWN})
+    ingest(tmp_path / "x", tmp_path / "old.zarr" / "features", rows)
+    np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
+
+
 def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
     ingest(tmp_path / "x", FEATURES, EVENTS)
 

@@ -13,6 +13,7 @@ import zarr
 from scipy.sparse import coo_array, issparse, load_npz
 
 from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import MARK
 from softmix_dist.data.objects import is_url, open_store
 from softmix_dist.errors import InputError, SoftmixError
 
@@ -90,6 +91,14 @@ def _zarr(path: str) -> Any:
     except Exception:
         found = None
     if isinstance(found, zarr.Group):
+        more = [name for name in ("candidate_label", "feature", "log_base") if name in found]
+        if MARK in found.attrs or more:
+            # Its row numbers would become ids, whatever it calls its candidates.
+            raise InputError(
+                f"{path} is a data set already{' with ' if more else ''}{', '.join(more)}, which "
+                "would be lost; give the table it was made of, or its array alone, "
+                f"{path.rstrip('/')}/features, whose row numbers are then the ids"
+            )
         found = found.get("features")
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}: expected a Zarr array, or a group with an array 'features'")
