@@ -362,6 +362,72 @@ def test_files_that_differ(tmp_path, write):
     refused("003.parquet has no column 'id'", tmp_path / "x", FEATURES, folder)
 
 
+def files_of(tmp_path, *contents):
+    """CSV files, one for each text."""
+    paths = [tmp_path / f"{len(list(tmp_path.iterdir()))}-{i}.csv" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content.replace(" ", "\n") + "\n")
+    return paths
+
+
+def features_in(path):
+    """Names and values of the features of a data set."""
+    data = open_dataset(path)
+    return data.feature_names, data.read_block(0).features.tolist()
+
+
+def test_samples_and_categories_of_csv_are_text(tmp_path):
+    features = files_of(tmp_path, "id,zip,z a,07,1 b,A1,2", "id,zip,z c,07,3 d,7,4")
+    events = files_of(tmp_path, "id,shop a,1 b,007 b,7", "id,shop c,A d,2")
+    ingest(tmp_path / "x", features, events, sample="shop", categorical=["zip"])
+    data = open_dataset(tmp_path / "x")
+    assert data.sample_names == ["007", "1", "2", "7", "A"]
+    assert features_in(tmp_path / "x") == (
+        ["zip=7", "zip=A1", "z"],
+        [[0, 0, 1], [0, 1, 2], [0, 0, 3], [1, 0, 4]],
+    )
+    # What is a category must be said where a file alone would not tell.
+    message = refused("the files have different columns", tmp_path / "y", features, events)
+    assert f"{features[1]}: column 'zip' is double, in {features[0]} string" in message
+    assert "(categorical)" in message
+
+
+def test_numbers_of_csv_are_of_one_type(tmp_path):
+    features = files_of(tmp_path, "id,z,k", "id,z,k a,1, b,2,", "id,z,k c,0.5,3 d,4,5")
+    counts = files_of(tmp_path, "id,count a,1", "id,count b,2.0")
+    ingest(tmp_path / "x", features, counts=counts, columns=["z"])
+    assert features_in(tmp_path / "x") == (["z"], [[1], [2], [0.5], [4]])
+    ingest(tmp_path / "y", features, counts=counts, missing="drop", unknown="drop")
+    assert features_in(tmp_path / "y") == (["z", "k"], [[0.5, 3], [4, 5]])
+    words = files_of(tmp_path, "id,count a,1", "id,count b,x")
+    refused("column 'count' is string, in .* double", tmp_path / "z", features, counts=words)
+
+
+def test_a_fraction_after_a_megabyte_of_whole_numbers(tmp_path):
+    rows = " ".join(f"i{i},{i}" for i in range(150_000))
+    (features,) = files_of(tmp_path, f"id,z {rows} last,1.5")
+    ingest(tmp_path / "x", features, pd.DataFrame({"id": ["last"]}), block_rows=200_000)
+    assert open_dataset(tmp_path / "x").read_block(0).features[-1] == 1.5
+    (features,) = files_of(tmp_path, f"id,z {rows} last,much")
+    refused("invalid value 'much'.*first rows.*categorical", tmp_path / "y", features, EVENTS)
+
+
+def test_columns_that_nobody_uses_may_differ(tmp_path, write):
+    events = write(EVENTS, "events", "parquet", 2)
+    EVENTS.iloc[:0].assign(person=1.5).to_parquet(events / "002.parquet")
+    EVENTS[["id"]].iloc[:0].to_parquet(events / "003.parquet")
+    ingest(tmp_path / "x", FEATURES, events)
+    check(tmp_path / "x")
+    refused("003.parquet has no column 'person'", tmp_path / "y", FEATURES, events, sample="person")
+
+
+def test_a_column_without_values_in_one_file(tmp_path, write):
+    features = write(FEATURES, "features", "parquet", 2)
+    FEATURES.iloc[:0].assign(colour=None).to_parquet(features / "-.parquet")
+    ingest(tmp_path / "x", features, EVENTS)
+    check(tmp_path / "x")
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"nothing of the kind" * 100])
 def test_files_that_are_damaged(tmp_path, content):
     path = tmp_path / "events.parquet"

@@ -144,6 +144,7 @@ def look_through(
         columns = [name for name in table.schema.names if name != id]
     if not columns:
         raise InputError("features: no column beside the id; give at least one")
+    table = table.using([id, *columns], text=[id, *categorical])
     check_types(table.schema, columns, categorical)
     categories = [
         name

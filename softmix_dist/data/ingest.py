@@ -191,7 +191,8 @@ def ingest(
     drawn_table = None
     if drawn is None:
         drawn_table = open_table(events if counts is None else counts, "events")
-        drawn_table.check_columns(own, sample, number)
+        keys = [own] if sample is None else [own, sample]
+        drawn_table = drawn_table.using([*keys, *([number] if number else [])], text=keys)
     engine = engine_for(client, n_threads)
     try:
         source: FeatureSource

@@ -48,7 +48,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Table:
-    """A table in files of one schema, or in memory; made by `open_table`.
+    """A table in files of one kind, or in memory; made by `open_table`.
 
     It is a source of an engine, whose blocks are its pieces.
 
@@ -56,11 +56,14 @@ class Table:
     ----------
     name : str
     schema : pyarrow.Schema
+        Of the first file; after `using`, of all.
     pieces : tuple of Piece
     typed : bool
         Whether the files tell the types of columns: CSV does not.
     types : tuple of (str, pyarrow.DataType)
         Columns that are read as another type.
+    files : tuple of (str, pyarrow.Schema)
+        Each file with its columns; none after `using`.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Table:
     pieces: tuple[Piece, ...]
     typed: bool
     types: tuple[tuple[str, pa.DataType], ...] = ()
+    files: tuple[tuple[str, pa.Schema], ...] = ()
     reads_ahead: int = 0
 
     @property
@@ -88,6 +92,54 @@ class Table:
     def read_as(self, **types: pa.DataType) -> Table:
         """Return the table with some columns read as other types."""
         return replace(self, types=(*self.types, *types.items()))
+
+    def using(self, columns: Sequence[str], text: Sequence[str] = ()) -> Table:
+        """Return the table for reading some columns, each as one type in all files.
+
+        Parameters
+        ----------
+        columns : sequence of str
+        text : sequence of str
+            Those of them that are text where files do not tell types, for 007 is not 7. Numbers
+            are then floating, for a first file or its first rows may have whole ones alone.
+
+        Raises
+        ------
+        InputError
+            If a file lacks a column, or has another type.
+        """
+        self.check_columns(*columns)
+        types, problems = dict(self.types), []
+        there = [(path, dict(zip(of.names, of.types, strict=True))) for path, of in self.files]
+        for name in columns:
+            problems += [
+                f"{path} has no column {name!r}, {there[0][0]} has"
+                for path, kinds in there
+                if name not in kinds
+            ]
+            if name in types:
+                continue
+            if name in text and not self.typed:
+                types[name] = pa.string()
+                continue
+            found = [(p, _common(kinds[name], self.typed)) for p, kinds in there if name in kinds]
+            # Without values a column has no type.
+            first, types[name] = next((v for v in found if not pa.types.is_null(v[1])), found[0])
+            problems += [
+                f"{path}: column {name!r} is {kind}, in {first} {types[name]}"
+                for path, kind in found
+                if kind != types[name] and not pa.types.is_null(kind)
+            ]
+            if pa.types.is_null(types[name]) and not self.typed:
+                types[name] = pa.float64()
+        if problems:
+            more = f"\n- and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+            if not self.typed:
+                more += "\ncorrect the files; what is a category may be named so (categorical)"
+            told = "\n- ".join(problems[:_TOLD])
+            raise InputError(f"{self.name}: the files have different columns:\n- {told}{more}")
+        schema = pa.schema([(name, types[name]) for name in dict.fromkeys(columns)])
+        return replace(self, schema=schema, types=tuple(types.items()), files=())
 
     def check_columns(self, *names: str | None) -> None:
         """Raise `InputError` unless all columns are there."""
@@ -153,9 +205,14 @@ class _readable:  # noqa: N801
         if isinstance(error, SoftmixError) or not isinstance(error, (pa.ArrowException, OSError)):
             return
         told = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{self.path}: cannot be read ({told}); is it whole, and what its ending says?"
-        ) from error
+        if "conversion error" in told:
+            remedy = (
+                "; a column is read as what its first rows, or the ids it is matched to, are: "
+                "correct the value, or name it categorical"
+            )
+        else:
+            remedy = "; is it whole, and what its ending says?"
+        raise InputError(f"{self.path}: cannot be read ({told}){remedy}") from error
 
 
 def _kind(path: str) -> str:
@@ -220,7 +277,7 @@ def open_table(where: Any, name: str) -> Table:
     StoreError
         If there is nothing there.
     InputError
-        If files cannot be read, or do not have the same columns.
+        If files cannot be read, or are of several kinds.
     """
     if hasattr(where, "to_dict") and hasattr(where, "columns") and not isinstance(where, pa.Table):
         where = pa.Table.from_pandas(where, preserve_index=False)
@@ -228,7 +285,8 @@ def open_table(where: Any, name: str) -> Table:
         pieces = [
             Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
         ]
-        return Table(name, _plain(where.schema), tuple(pieces), True)
+        schema = _plain(where.schema)
+        return Table(name, schema, tuple(pieces), True, files=((name, schema),))
     paths = [where] if isinstance(where, str | os.PathLike) else list(where)
     files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
     if not files:
@@ -238,8 +296,11 @@ def open_table(where: Any, name: str) -> Table:
     if len(kinds) > 1:
         raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
     typed = kinds != {"csv"}
-    _check_schemas(name, files, [schema for schema, _ in found], typed)
-    return Table(name, found[0][0], tuple(_pieces(files, [rows for _, rows in found])), typed)
+    schemas = [schema for schema, _ in found]
+    return Table(
+        name, schemas[0], tuple(_pieces(files, [rows for _, rows in found])), typed,
+        files=tuple(zip(files, schemas, strict=True)),
+    )  # fmt: skip
 
 
 def _look(path: str) -> tuple[pa.Schema, list[int]]:
@@ -268,22 +329,9 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _check_schemas(name: str, files: list[str], schemas: list[pa.Schema], typed: bool) -> None:
-    first = schemas[0]
-    different = []
-    for path, schema in zip(files, schemas, strict=True):
-        for field in first:
-            there = schema.field(field.name).type if field.name in schema.names else None
-            if there is None:
-                different.append(f"{path} has no column {field.name!r}, {files[0]} has")
-            elif typed and there != field.type:
-                different.append(
-                    f"{path}: column {field.name!r} is {there}, in {files[0]} {field.type}"
-                )
-    if different:
-        more = f"\n- and {len(different) - _TOLD} more" if len(different) > _TOLD else ""
-        told = "\n- ".join(different[:_TOLD])
-        raise InputError(f"{name}: the files have different columns:\n- {told}{more}")
+def _common(kind: pa.DataType, typed: bool) -> pa.DataType:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.float64() if number and not typed else kind
 
 
 def _pieces(files: list[str], rows: list[list[int]]) -> Iterator[Piece]:
