@@ -412,6 +412,48 @@ def test_a_fraction_after_a_megabyte_of_whole_numbers(tmp_path):
     refused("invalid value 'much'.*first rows.*categorical", tmp_path / "y", features, EVENTS)
 
 
+SMALL = pa.table({"id": [1, 2, 3, 4], "z": [0.5, 1.5, 2.5, 3.5]})
+ONCE = pd.DataFrame({"id": [1, 2]})
+
+
+@pytest.mark.parametrize(("column", "names", "values"), [
+    (pa.array([True, False, True, True]), ["k=true"], [1, 0, 1, 1]),
+    (pa.array([7, 10, 7, 10]), ["k=7"], [1, 0, 1, 0]),
+    (pa.array([7, 10, 7, 10]).dictionary_encode(), ["k=7"], [1, 0, 1, 0]),
+    (pa.array([1.5, 2.0, 1.5, 2.0]).dictionary_encode(), ["k=2"], [0, 1, 0, 1]),
+    (pa.array([True, False, True, True]).dictionary_encode(), ["k=true"], [1, 0, 1, 1]),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["table", "parquet"])
+def test_categories_that_are_not_text(tmp_path, column, names, values, kind):
+    features, categorical = SMALL.append_column("k", column), ["k"]
+    if pa.types.is_dictionary(column.type):
+        categorical = []
+    if kind == "parquet":
+        pyarrow.parquet.write_table(features, tmp_path / "features.parquet")
+        features = tmp_path / "features.parquet"
+    ingest(tmp_path / "x", features, ONCE, columns=["k"], categorical=categorical)
+    assert features_in(tmp_path / "x") == (names, [[value] for value in values])
+    ingest(tmp_path / "y", features, ONCE, like=tmp_path / "x")
+    assert features_in(tmp_path / "y") == (names, [[value] for value in values])
+
+
+def test_levels_are_those_of_the_rows_that_are_kept(tmp_path):
+    features = pd.DataFrame({
+        "id": [1, 2, 3, 4, 4],
+        "k": ["a", "b", "c", "b", "d"],
+        "z": [np.nan, 1, 2, 3, 4],
+    })  # fmt: skip
+    policies = {"missing": "drop", "duplicates": "drop", "unknown": "drop"}
+    ingest(tmp_path / "x", features, ONCE, **policies)
+    assert features_in(tmp_path / "x") == (["k=c", "z"], [[0, 1], [1, 2], [0, 3]])
+    refused("no level 'a'; there are 'b', 'c'", tmp_path / "y", features, ONCE,
+            bases={"k": "a"}, **policies)  # fmt: skip
+    # Nor are levels strange that nobody keeps.
+    strange = features.assign(k=["pink", "b", "c", "b", "grey"])
+    ingest(tmp_path / "y", strange, ONCE, like=tmp_path / "x", **policies)
+    assert features_in(tmp_path / "y") == features_in(tmp_path / "x")
+
+
 def test_columns_that_nobody_uses_may_differ(tmp_path, write):
     events = write(EVENTS, "events", "parquet", 2)
     EVENTS.iloc[:0].assign(person=1.5).to_parquet(events / "002.parquet")

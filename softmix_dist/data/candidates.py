@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,11 +15,14 @@ from softmix_dist.blocks import Array
 from softmix_dist.data.encoding import (
     Candidates,
     Column,
+    Levels,
     check_levels,
     check_types,
     columns_of,
+    count_levels,
     encode,
     is_category,
+    join_levels,
     look,
 )
 from softmix_dist.data.matrices import Matrix
@@ -94,13 +98,26 @@ class FromTable:
 
     def parts(self, dtype: Any) -> Iterator[Array]:
         """Yield the features of the candidates, in order, in parts of any size."""
-        first = 0
         names = [column.name for column in self.columns]
-        for index in range(self.table.n_blocks):
-            for rows in self.table.read_block(index).batches(names):
-                kept = self.kept[first : first + len(rows)]
-                first += len(rows)
-                yield encode(rows.filter(pa.array(kept)), self.columns, dtype)
+        for rows in _kept_rows(self.table, names, self.kept):
+            yield encode(rows, self.columns, dtype)
+
+
+def _kept_rows(table: Table, columns: Sequence[str], kept: Array) -> Iterator[pa.Table]:
+    first = 0
+    for index in range(table.n_blocks):
+        for rows in table.read_block(index).batches(columns):
+            own = kept[first : first + len(rows)]
+            first += len(rows)
+            yield rows.filter(pa.array(own))
+
+
+def _levels(table: Table, categories: Sequence[str], kept: Array) -> Levels:
+    """Levels of the rows that are kept, by another reading."""
+    found: Levels = {}
+    for rows in _kept_rows(table, categories, kept):
+        found = join_levels(found, count_levels(rows, categories))
+    return found
 
 
 def look_through(
@@ -145,11 +162,11 @@ def look_through(
     if not columns:
         raise InputError("features: no column beside the id; give at least one")
     table = table.using([id, *columns], text=[id, *categorical])
-    check_types(table.schema, columns, categorical)
+    check_types(table.schema, columns, categorical, table.declared)
     categories = [
         name
         for name in columns
-        if name in categorical or is_category(table.schema.field(name).type)
+        if name in {*categorical, *table.declared} or is_category(table.schema.field(name).type)
     ]
     task = partial(look, id_column=id, columns=columns, categorical=categories)
     found = reduce(table, task)
@@ -169,6 +186,8 @@ def look_through(
         )
     if (found.unusable | repeated).all():
         raise InputError("features: no row is left; every one lacks a value")
+    if repeated.any() and categories:
+        found = replace(found, levels=_levels(table, categories, ~(found.unusable | repeated)))
     if like is None:
         like = columns_of(columns, found.levels, bases)
     check_levels(like, found)

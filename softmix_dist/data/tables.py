@@ -6,6 +6,7 @@ other processes.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,8 @@ class Table:
         Columns that are read as another type.
     files : tuple of (str, pyarrow.Schema)
         Each file with its columns; none after `using`.
+    declared : frozenset of str
+        Columns that are categories by their type: dictionaries, as of pandas.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Table:
     typed: bool
     types: tuple[tuple[str, pa.DataType], ...] = ()
     files: tuple[tuple[str, pa.Schema], ...] = ()
+    declared: frozenset[str] = frozenset()
     reads_ahead: int = 0
 
     @property
@@ -286,7 +290,10 @@ def open_table(where: Any, name: str) -> Table:
             Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
         ]
         schema = _plain(where.schema)
-        return Table(name, schema, tuple(pieces), True, files=((name, schema),))
+        declared = _dictionaries(where.schema)
+        return Table(
+            name, schema, tuple(pieces), True, files=((name, schema),), declared=declared
+        )  # fmt: skip
     paths = [where] if isinstance(where, str | os.PathLike) else list(where)
     files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
     if not files:
@@ -296,33 +303,56 @@ def open_table(where: Any, name: str) -> Table:
     if len(kinds) > 1:
         raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
     typed = kinds != {"csv"}
-    schemas = [schema for schema, _ in found]
+    schemas = [_plain(schema) for schema, _, _ in found]
     return Table(
-        name, schemas[0], tuple(_pieces(files, [rows for _, rows in found])), typed,
+        name, schemas[0], tuple(_pieces(files, [rows for _, rows, _ in found])), typed,
         files=tuple(zip(files, schemas, strict=True)),
+        declared=frozenset().union(*(declared for _, _, declared in found)),
     )  # fmt: skip
 
 
-def _look(path: str) -> tuple[pa.Schema, list[int]]:
-    """Return the schema of a file, and the rows of each of its groups; none of a CSV file."""
+def _look(path: str) -> tuple[pa.Schema, list[int], frozenset[str]]:
+    """Look into a file.
+
+    Returns
+    -------
+    schema : pyarrow.Schema
+    rows : list of int
+        Of each of its groups; none of a CSV file.
+    declared : frozenset of str
+        Columns that were written as categories.
+    """
     kind = _kind(path)
     with open_file(path) as file, _readable(path):
         if kind == "parquet":
             reader = pyarrow.parquet.ParquetFile(file)
             meta = reader.metadata
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-            return _plain(reader.schema_arrow), rows
+            return reader.schema_arrow, rows, _dictionaries(_written(reader))
         if kind == "arrow":
             opened = pyarrow.ipc.open_file(file)
             # Its batches say their rows when they are read.
-            return _plain(opened.schema), [_ROWS] * opened.num_record_batches
-        return _csv(file, path, {}).schema, []
+            rows = [_ROWS] * opened.num_record_batches
+            return opened.schema, rows, _dictionaries(opened.schema)
+        return _csv(file, path, {}).schema, [], frozenset()
     raise AssertionError(kind)
+
+
+def _written(reader: pyarrow.parquet.ParquetFile) -> pa.Schema:
+    """Return the schema that was written: of what is read only categories of text say so."""
+    kept = (reader.metadata.metadata or {}).get(b"ARROW:schema")
+    if kept is None:
+        return reader.schema_arrow
+    return pyarrow.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """Return the schema without what pandas and others add to it, and without dictionaries."""
     return pa.schema([pa.field(field.name, _value_type(field.type)) for field in schema])
+
+
+def _dictionaries(schema: pa.Schema) -> frozenset[str]:
+    return frozenset(field.name for field in schema if pa.types.is_dictionary(field.type))
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
