@@ -566,6 +566,28 @@ def test_counts_that_are_none(tmp_path, values, match):
     refused(match, tmp_path / "x", FEATURES, counts=counts)
 
 
+def test_counts_of_nothing_are_no_draws(tmp_path):
+    counts = pd.DataFrame({"id": [1, 2, 9, 3], "shop": list("abca"), "count": [5, 0, 0, 0]})
+    report = ingest(tmp_path / "x", SMALL, counts=counts)
+    assert (report.n_unseen, report.n_rows, report.n_unknown_ids) == (3, 4, 0)
+    ingest(tmp_path / "y", SMALL, counts=counts, sample="shop")
+    data = open_dataset(tmp_path / "y")
+    assert data.sample_names == ["a", "b", "c"]
+    np.testing.assert_array_equal(data.read_block(0).counts.sum(axis=0), [5, 0, 0, 0])
+    zeros = csr_array((np.array([1, 0, 2]), (np.zeros(3, int), np.arange(3))), shape=(1, 4))
+    assert ingest(tmp_path / "z", SMALL, counts=zeros).n_unseen == 2
+    assert zeros.nnz == 3
+
+
+def test_counts_that_no_integer_holds(tmp_path):
+    for value in (1e20, np.inf):
+        table = pd.DataFrame({"id": [1, 2], "count": [1, value]})
+        refused("1 of them are not, the first is", tmp_path / "x", SMALL, counts=table)
+        matrix = np.array([[1, 2, 3, value]])
+        refused(r"1 are not, the first is \S+ in row 0, column 3", tmp_path / "x", SMALL,
+                counts=matrix)  # fmt: skip
+
+
 def test_matrices_that_do_not_fit(tmp_path):
     refused("counts have 5 columns, features 300 rows", tmp_path / "x", FEATURES,
             counts=coo_array(np.ones((2, 5), int)))  # fmt: skip

@@ -123,13 +123,17 @@ def counts_of(counts: Any) -> coo_array | None:
         return None
     found = coo_array(counts if issparse(counts) else np.atleast_2d(np.asarray(counts)))
     found.sum_duplicates()
+    found.eliminate_zeros()
     values = found.data
-    if (
-        values.dtype.kind not in "fiub"
-        or not (values >= 0).all()
-        or (values != np.rint(values)).any()
-    ):
-        raise InputError("counts: expected numbers of draws, 0, 1, 2, ...")
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"counts: expected numbers of draws, 0, 1, 2, ..., found {values.dtype}")
+    wrong = ~((values >= 0) & (values < 2.0**64)) | (values != np.rint(values))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise InputError(
+            f"counts: expected numbers of draws, 0, 1, 2, ...: {int(wrong.sum()):,} are not, the "
+            f"first is {values[i]} in row {found.row[i]}, column {found.col[i]}"
+        )
     return found
 
 
