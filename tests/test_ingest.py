@@ -267,6 +267,17 @@ def test_anndata_that_lacks_something(tmp_path):
         ingest_anndata(tmp_path / "x", tmp_path / "bad.h5ad")
 
 
+def test_anndata_with_ids_of_its_own(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    var = pd.DataFrame({"id": [5, 6, 7], "kind": pd.Categorical([1, 2, 1])}, index=list("abc"))
+    data = anndata.AnnData(np.ones((2, 3), np.float32), var=var)
+    ingest_anndata(tmp_path / "x", data)
+    assert features_in(tmp_path / "x") == (["id", "kind=2"], [[5, 0], [6, 1], [7, 0]])
+    assert open_dataset(tmp_path / "x").labels(range(3)) == ["a", "b", "c"]
+    with pytest.raises(InputError, match="there is no counts, sample"):
+        ingest_anndata(tmp_path / "y", data, counts=3, sample="shop")
+
+
 # ------------------------------------------------------------------ what does not go together
 
 
@@ -454,6 +465,11 @@ def test_levels_are_those_of_the_rows_that_are_kept(tmp_path):
     assert features_in(tmp_path / "y") == features_in(tmp_path / "x")
 
 
+def test_whole_numbers_that_floats_round(tmp_path):
+    ingest(tmp_path / "x", SMALL.append_column("k", pa.array([2**53 + 1, 2, 3, 4])), ONCE)
+    assert features_in(tmp_path / "x")[1][0] == [0.5, 2**53]
+
+
 def test_columns_that_nobody_uses_may_differ(tmp_path, write):
     events = write(EVENTS, "events", "parquet", 2)
     EVENTS.iloc[:0].assign(person=1.5).to_parquet(events / "002.parquet")
@@ -491,6 +507,12 @@ def test_tables_that_hold_nothing(tmp_path, write):
     empty = EVENTS.iloc[:0]
     refused("events: no rows", tmp_path / "x", FEATURES, write(empty, "events", "parquet"))
     refused("features: no rows", tmp_path / "x", FEATURES.iloc[:0], EVENTS)
+    pyarrow.parquet.ParquetWriter(
+        tmp_path / "no.parquet", pa.schema([("id", pa.string()), ("z", pa.float64())])
+    ).close()
+    refused("events: no rows", tmp_path / "x", FEATURES, tmp_path / "no.parquet")
+    refused("features: no rows", tmp_path / "x", tmp_path / "no.parquet", EVENTS)
+    refused("features: no rows", tmp_path / "x", files_of(tmp_path, "id,z"), EVENTS)
     (tmp_path / "none").mkdir()
     refused("no files", tmp_path / "x", FEATURES, tmp_path / "none", error=StoreError)
     refused("cannot be opened", tmp_path / "x", FEATURES, tmp_path / "no.csv", error=StoreError)
@@ -510,6 +532,17 @@ def test_tables_that_hold_nothing(tmp_path, write):
     ({"features": FEATURES.assign(day=pd.Timestamp("2020-01-01"))}, "column 'day' has type timest"),
     ({"features": FEATURES.assign(one="x")}, "column 'one' has one level alone"),
     ({"features": FEATURES.assign(far=1e300)}, "column 'far' has values that float32 cannot hold"),
+    ({"columns": ["id", "size"]}, "columns: expected features, each once and without the id 'id'"),
+    ({"columns": ["size", "size"]}, "columns: expected features, each once"),
+    ({"columns": "size"}, "columns: expected a list of columns, found 'size'"),
+    ({"categorical": ["id"]}, "categorical: not among the features: 'id'"),
+    ({"sample": "id"}, "columns of their own for ids, samples and counts, found 'id', 'id'"),
+    ({"like": "a", "columns": ["size"]}, "like takes columns"),
+    ({"events": EVENTS["id"]}, "events: expected paths, a pandas frame or an Arrow table, found S"),
+    ({"events": 5}, "events: expected paths, a pandas frame or an Arrow table, found int"),
+    ({"features": FEATURES.assign(id=[1, *IDS[1:]])}, "features: not a table .*int.* id "),
+    ({"features": pd.concat([FEATURES, FEATURES["size"]], axis=1)}, "Duplicate column.*'size'"),
+    ({"features": pa.table([[1], [2], [3]], names=["id", "z", "z"])}, "several columns are called"),
     ({"events": EVENTS.assign(id=[None] + list(EVENTS["id"][1:]))}, "1 rows of 5000 have no value"),
     ({"features": FEATURES.assign(id=[None, *IDS[1:]])}, "1 rows have no id"),
 ])  # fmt: skip
@@ -532,6 +565,9 @@ def test_new_candidates_become_features_like_the_old_ones(tmp_path):
                       like=tmp_path / "old")  # fmt: skip
     assert "column 'colour': 3 rows have levels that are not known, 'grey', 'pink'" in message
     refused("no column 'size'", tmp_path / "x", FEATURES.drop(columns="size"), EVENTS,
+            like=tmp_path / "old")  # fmt: skip
+    refused("text in 'size', which were numbers", tmp_path / "x",
+            FEATURES.assign(size=FEATURES["size"].astype(str)), EVENTS,
             like=tmp_path / "old")  # fmt: skip
     write_dataset(tmp_path / "plain", np.eye(3), np.ones(3, int))
     refused("was not ingested", tmp_path / "x", FEATURES, EVENTS, like=tmp_path / "plain")

@@ -135,6 +135,8 @@ def ingest(
         raise click.UsageError("give --features and either --events or --counts, or --anndata")
     if not annotated and (varm or layer):
         raise click.UsageError("--varm and --layer are of --anndata")
+    if annotated and (options["event_id"] or options["sample"]):
+        raise click.UsageError("--event-id and --sample are of --events and --counts")
     with connected(scheduler, workers, memory_limit) as client:
         options |= {"bases": base, "categorical": categorical or (), "client": client}
         options["n_threads"] = None if client else workers

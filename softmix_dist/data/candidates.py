@@ -157,17 +157,28 @@ def look_through(
         columns = [column.name for column in like]
         categorical = [column.name for column in like if column.levels is not None]
     table.check_columns(id, *(columns or ()), *categorical)
+    if columns is not None and (id in columns or len({*columns}) < len(columns)):
+        raise InputError(
+            f"columns: expected features, each once and without the id {id!r}, found "
+            f"{', '.join(map(repr, columns))}"
+        )
     if columns is None:
         columns = [name for name in table.schema.names if name != id]
     if not columns:
         raise InputError("features: no column beside the id; give at least one")
+    if others := [name for name in categorical if name not in columns]:
+        raise InputError(f"categorical: not among the features: {', '.join(map(repr, others))}")
     table = table.using([id, *columns], text=[id, *categorical])
     check_types(table.schema, columns, categorical, table.declared)
-    categories = [
-        name
-        for name in columns
-        if name in {*categorical, *table.declared} or is_category(table.schema.field(name).type)
-    ]
+    texts = [name for name in columns if is_category(table.schema.field(name).type)]
+    categories = [name for name in columns if name in {*categorical, *table.declared, *texts}]
+    if like is not None:
+        categories = list(categorical)
+        if strange := [name for name in texts if name not in categorical]:
+            raise InputError(
+                f"features: text in {', '.join(map(repr, strange))}, which were numbers in the "
+                "data set that these should be like; convert them"
+            )
     task = partial(look, id_column=id, columns=columns, categorical=categories)
     found = reduce(table, task)
     if not len(found.ids):

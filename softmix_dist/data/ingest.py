@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Policy = Literal["error", "drop"]
 # Counts of several samples are stored whole where a fifth of them is not zero, or they are small.
 _DENSE, _SMALL = 0.2, 1 << 20
-_PIECES = 100
+_OF_TABLES = {
+    "features", "events", "counts", "id", "event_id", "sample", "count_column", "sample_names"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,11 @@ def ingest(
     """
     began = time.perf_counter()
     _check(events, counts, unknown, duplicates, missing)
+    for name, given in (("columns", columns), ("categorical", categorical)):
+        if isinstance(given, str):
+            raise InputError(f"{name}: expected a list of columns, found {given!r}")
+    if like is not None and (columns is not None or categorical or bases):
+        raise InputError("like takes columns, categories and bases of a data set; give it alone")
     # Refused before the work.
     check_target(path, MARK, overwrite)
     matrix = as_matrix(features)
@@ -192,7 +199,13 @@ def ingest(
     if drawn is None:
         drawn_table = open_table(events if counts is None else counts, "events")
         keys = [own] if sample is None else [own, sample]
-        drawn_table = drawn_table.using([*keys, *([number] if number else [])], text=keys)
+        used = keys if number is None else [*keys, number]
+        if len({*used}) < len(used):
+            raise InputError(
+                f"events: expected columns of their own for ids, samples and counts, found "
+                f"{', '.join(map(repr, used))}"
+            )
+        drawn_table = drawn_table.using(used, text=keys)
     engine = engine_for(client, n_threads)
     try:
         source: FeatureSource
@@ -243,7 +256,7 @@ def ingest_anndata(
     layer : str, optional
         Counts; default: ``X``.
     **options
-        Of `ingest`.
+        Of `ingest`, but for tables of events or counts and their columns.
 
     Returns
     -------
@@ -254,8 +267,13 @@ def ingest_anndata(
     InputError, StoreError
         As `ingest`.
     """
+    if given := _OF_TABLES & {*options}:
+        raise InputError(f"AnnData holds all of it, so that there is no {', '.join(sorted(given))}")
     found = annotated(data, varm, layer)
-    return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
+    return ingest(
+        path, found.features, counts=found.counts, id=found.id, sample_names=found.samples,
+        **options,
+    )  # fmt: skip
 
 
 def _table_of(counts: Any, id: str, number: str) -> Any:

@@ -144,14 +144,16 @@ class Annotated:
     Attributes
     ----------
     features : Matrix or pandas.DataFrame
-        With a column ``id``, where it is a frame.
     counts : sparse or dense (S, p) matrix
     samples : list of str
+    id : str
+        Column of ids, where features are a frame.
     """
 
     features: Any
     counts: Any
     samples: list[str]
+    id: str
 
 
 def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
@@ -168,9 +170,12 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
         if key is not None and key not in there:
             raise InputError(f"no {what} {key!r}; there are {sorted(there)}")
     ids = [str(name) for name in data.var_names]
+    id = "id"
+    while id in data.var.columns:
+        id = f"_{id}"
     if varm is None:
         features = data.var.reset_index(drop=True)
-        features.insert(0, "id", ids)
+        features.insert(0, id, ids)
     else:
         values = data.varm[varm]
         names = [str(name) for name in getattr(values, "columns", [])]
@@ -179,7 +184,7 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
     counts = data.X if layer is None else data.layers[layer]
     if counts is None:
         raise InputError("the object holds no X; name a layer")
-    return Annotated(features, counts, [str(name) for name in data.obs_names])
+    return Annotated(features, counts, [str(name) for name in data.obs_names], id)
 
 
 def _read_anndata(path: str) -> Any:

@@ -146,12 +146,18 @@ class Table:
         return replace(self, schema=schema, types=tuple(types.items()), files=())
 
     def check_columns(self, *names: str | None) -> None:
-        """Raise `InputError` unless all columns are there."""
+        """Raise `InputError` unless all columns are there, each once."""
         missing = [name for name in names if name is not None and name not in self.schema.names]
         if missing:
             raise InputError(
                 f"{self.name}: no column {', '.join(map(repr, missing))}; there are "
                 f"{', '.join(map(repr, self.schema.names))}"
+            )
+        twice = [name for name in dict.fromkeys(names) if self.schema.names.count(name) > 1]
+        if twice:
+            raise InputError(
+                f"{self.name}: several columns are called {', '.join(map(repr, twice))}; rename "
+                "all but one"
             )
 
 
@@ -284,17 +290,19 @@ def open_table(where: Any, name: str) -> Table:
         If files cannot be read, or are of several kinds.
     """
     if hasattr(where, "to_dict") and hasattr(where, "columns") and not isinstance(where, pa.Table):
-        where = pa.Table.from_pandas(where, preserve_index=False)
+        where = _of_pandas(where, name)
     if isinstance(where, pa.Table):
-        pieces = [
+        schema, declared = _plain(where.schema), _dictionaries(where.schema)
+        pieces = tuple(
             Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
-        ]
-        schema = _plain(where.schema)
-        declared = _dictionaries(where.schema)
-        return Table(
-            name, schema, tuple(pieces), True, files=((name, schema),), declared=declared
-        )  # fmt: skip
-    paths = [where] if isinstance(where, str | os.PathLike) else list(where)
+        )
+        return Table(name, schema, pieces, True, files=((name, schema),), declared=declared)
+    paths = list(where) if isinstance(where, list | tuple) else [where]
+    if strange := [path for path in paths if not isinstance(path, str | os.PathLike)]:
+        raise InputError(
+            f"{name}: expected paths, a pandas frame or an Arrow table, found "
+            f"{type(strange[0]).__name__}"
+        )
     files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
     if not files:
         raise StoreError(f"{name}: no files at {', '.join(map(str, paths))}; give files")
@@ -304,11 +312,19 @@ def open_table(where: Any, name: str) -> Table:
         raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
     typed = kinds != {"csv"}
     schemas = [_plain(schema) for schema, _, _ in found]
-    return Table(
-        name, schemas[0], tuple(_pieces(files, [rows for _, rows, _ in found])), typed,
-        files=tuple(zip(files, schemas, strict=True)),
-        declared=frozenset().union(*(declared for _, _, declared in found)),
-    )  # fmt: skip
+    by_file = tuple(zip(files, schemas, strict=True))
+    declared = frozenset[str]().union(*(declared for _, _, declared in found))
+    # Files without rows are a table too.
+    pieces = tuple(_pieces(files, [rows for _, rows, _ in found])) or (Piece(),)
+    return Table(name, schemas[0], pieces, typed, files=by_file, declared=declared)
+
+
+def _of_pandas(frame: Any, name: str) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, ValueError) as error:
+        told = " ".join(map(str, error.args))
+    raise InputError(f"{name}: not a table of columns that have one type each ({told})")
 
 
 def _look(path: str) -> tuple[pa.Schema, list[int], frozenset[str]]:
