@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -265,6 +266,48 @@ def test_anndata_that_lacks_something(tmp_path):
     (tmp_path / "bad.h5ad").write_bytes(b"no")
     with pytest.raises(InputError, match="bad.h5ad: cannot be read as AnnData"):
         ingest_anndata(tmp_path / "x", tmp_path / "bad.h5ad")
+
+
+def test_rows_of_a_matrix_that_lack_a_value(tmp_path):
+    values = np.arange(8.0).reshape(4, 2)
+    values[1, 0], values[3] = np.nan, np.inf
+    counts = np.array([[1, 2, 3, 0]])
+    refused("3 values are not finite, the first in row 1, 'x0'; row 3, 'x0'; row 3, 'x1'",
+            tmp_path / "x", values, counts=counts)  # fmt: skip
+    policies = {"missing": "drop", "unknown": "drop"}
+    report = ingest(tmp_path / "x", values, counts=counts, **policies)
+    assert (report.n_lacking, report.n_unknown_draws, report.n_draws) == (2, 2, 4)
+    assert features_in(tmp_path / "x") == (["x0", "x1"], [[0, 1], [4, 5]])
+    assert open_dataset(tmp_path / "x").labels([0, 1]) == ["0", "2"]
+    ingest(tmp_path / "y", values, pd.DataFrame({"id": [0, 2, 2]}), missing="drop")
+    assert open_dataset(tmp_path / "y").read_block(0).counts.tolist() == [1, 2]
+    far = np.array([[1.0, 2.0], [1.0, 1e300]])
+    refused("float32 cannot hold, the first in row 1, 'x1'", tmp_path / "z", far,
+            counts=np.ones((1, 2)))  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [
+    {"columns": ["a"]}, {"categorical": ["a"]}, {"bases": {"a": "b"}}, {"like": Path("a.zarr")},
+    {"sample": "shop"}, {"event_id": "key"},
+])  # fmt: skip
+def test_options_that_a_matrix_has_not(tmp_path, options):
+    (name,) = options
+    refused(f"{name}: .* matrix", tmp_path / "x", np.eye(3), counts=np.ones((1, 3)), **options)
+
+
+def test_names_of_samples_are_of_a_matrix(tmp_path):
+    refused("sample_names: a table has none", tmp_path / "x", FEATURES, EVENTS, sample_names=["a"])
+
+
+def test_anndata_whose_variables_have_one_name(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    var = pd.DataFrame(index=["a", "b", "b"])
+    with pytest.warns(UserWarning, match="not unique"):
+        data = anndata.AnnData(np.ones((2, 3), np.float32), var=var, varm={"P": np.eye(3, 2)})
+    with pytest.raises(InputError, match=r"1 rows have an id that came before \(b"):
+        ingest_anndata(tmp_path / "x", data, varm="P")
+    ingest_anndata(tmp_path / "x", data, varm="P", duplicates="drop", unknown="drop")
+    assert open_dataset(tmp_path / "x").labels([0, 1]) == ["a", "b"]
 
 
 def test_anndata_with_ids_of_its_own(tmp_path):

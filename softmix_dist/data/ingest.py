@@ -184,35 +184,33 @@ def ingest(
     """
     began = time.perf_counter()
     _check(events, counts, unknown, duplicates, missing)
-    for name, given in (("columns", columns), ("categorical", categorical)):
-        if isinstance(given, str):
-            raise InputError(f"{name}: expected a list of columns, found {given!r}")
-    if like is not None and (columns is not None or categorical or bases):
-        raise InputError("like takes columns, categories and bases of a data set; give it alone")
+    _check_columns(columns, categorical, bases, like)
     # Refused before the work.
     check_target(path, MARK, overwrite)
     matrix = as_matrix(features)
     own, number = event_id or id, None if counts is None else count_column
     counts = _table_of(counts, own, count_column)
     drawn = counts_of(counts)
+    _check_unused(
+        "features that are a matrix have none", matrix is not None, columns=columns,
+        categorical=categorical, bases=bases, like=None if like is None else str(like),
+    )  # fmt: skip
+    _check_unused(
+        "a matrix of counts has none", drawn is not None, sample=sample, event_id=event_id
+    )
+    _check_unused("a table has none; name a column, sample", drawn is None,
+                  sample_names=sample_names)  # fmt: skip
     drawn_table = None
     if drawn is None:
-        drawn_table = open_table(events if counts is None else counts, "events")
-        keys = [own] if sample is None else [own, sample]
-        used = keys if number is None else [*keys, number]
-        if len({*used}) < len(used):
-            raise InputError(
-                f"events: expected columns of their own for ids, samples and counts, found "
-                f"{', '.join(map(repr, used))}"
-            )
-        drawn_table = drawn_table.using(used, text=keys)
+        given, name = (events, "events") if counts is None else (counts, "counts")
+        drawn_table = _opened(given, name, own, sample, number)
     engine = engine_for(client, n_threads)
     try:
         source: FeatureSource
+        policies = {"duplicates": duplicates, "missing": missing}
         if matrix is not None:
-            source = FromMatrix(matrix)
+            source = FromMatrix(matrix, policies)
         else:
-            policies = {"duplicates": duplicates, "missing": missing}
             table = _with_ids(open_table(features, "features"), id, drawn_table, own)
             source = look_through(
                 table, id, columns, categorical, bases or {}, policies,
@@ -310,6 +308,35 @@ def _check(events: Any, counts: Any, *policies: str) -> None:
     for name, policy in zip(("unknown", "duplicates", "missing"), policies, strict=True):
         if policy not in ("error", "drop"):
             raise InputError(f"{name}: expected 'error' or 'drop', found {policy!r}")
+
+
+def _check_columns(
+    columns: Sequence[str] | None, categorical: Sequence[str], bases: Any, like: Any
+) -> None:
+    for name, given in (("columns", columns), ("categorical", categorical)):
+        if isinstance(given, str):
+            raise InputError(f"{name}: expected a list of columns, found {given!r}")
+    if like is not None and (columns is not None or categorical or bases):
+        raise InputError("like takes columns, categories and bases of a data set; give it alone")
+
+
+def _check_unused(reason: str, unused: bool, **options: Any) -> None:
+    """Refuse options that would have no effect."""
+    given = [name for name, value in options.items() if value is not None and len(value)]
+    if unused and given:
+        raise InputError(f"{', '.join(given)}: {reason}")
+
+
+def _opened(given: Any, name: str, id: str, sample: str | None, number: str | None) -> Table:
+    """Open a table of events or counts for the columns that are read of it."""
+    keys = [id] if sample is None else [id, sample]
+    used = keys if number is None else [*keys, number]
+    if len({*used}) < len(used):
+        raise InputError(
+            f"{name}: expected columns of their own for ids, samples and counts, found "
+            f"{', '.join(map(repr, used))}"
+        )
+    return open_table(given, name).using(used, text=keys)
 
 
 def _counted(

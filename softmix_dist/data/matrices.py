@@ -35,10 +35,10 @@ class Matrix:
         rows, width = self.values.shape
         return int(rows), int(width)
 
-    def parts(self) -> Iterator[Array]:
-        """Yield the rows in order."""
+    def parts(self) -> Iterator[tuple[int, Array]]:
+        """Yield the rows in order, with the number of the first."""
         for first in range(0, self.shape[0], _ROWS):
-            yield np.asarray(self.values[first : first + _ROWS])
+            yield first, np.asarray(self.values[first : first + _ROWS])
 
 
 def as_matrix(where: Any) -> Matrix | None:
