@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -702,6 +703,30 @@ def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
     check(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     refused("exists already", tmp_path / "x", FEATURES, EVENTS, error=StoreError)
+
+
+def test_a_piece_travels_without_the_others(monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 1000)
+    frame = pd.DataFrame({"id": np.arange(100_000), "k": pd.Categorical(np.arange(100_000) % 3)})
+    part = tables.open_table(frame, "features").using(["id", "k"]).part(2, 3)
+    content = pickle.dumps(part)
+    assert len(content) < 30_000
+    (rows,) = pickle.loads(content).read_block(2).batches(["id", "k"])
+    assert rows["id"].to_pylist() == list(range(2000, 3000))
+    assert rows["k"].to_pylist() == [i % 3 for i in range(2000, 3000)]
+
+
+def test_paths_are_those_of_every_folder(tmp_path, write, monkeypatch):
+    write(EVENTS, "events", "csv", 2)
+    monkeypatch.chdir(tmp_path)
+    opened = [
+        tables.open_table(where, "events")
+        for where in ("events", "events/*.csv", ["events/000.csv", Path("events/001.csv")])
+    ]
+    monkeypatch.chdir("/")
+    for table in opened:
+        blocks = [table.using(["id"]).read_block(i) for i in range(2)]
+        assert sum(len(rows) for block in blocks for rows in block.batches(["id"])) == 5000
 
 
 def test_pieces_hold_about_as_many_rows(tmp_path, write, monkeypatch):

@@ -14,6 +14,7 @@ from scipy.sparse import coo_array, issparse, load_npz
 
 from softmix_dist.blocks import Array
 from softmix_dist.data.dataset import MARK
+from softmix_dist.data.files import open_file
 from softmix_dist.data.objects import is_url, open_store
 from softmix_dist.errors import InputError, SoftmixError
 
@@ -76,7 +77,12 @@ def as_matrix(where: Any) -> Matrix | None:
 
 def _npy(path: str) -> Any:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        if not is_url(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with open_file(path) as file:
+            return np.load(file, allow_pickle=False)
+    except SoftmixError:
+        raise
     except (OSError, ValueError) as error:
         problem = " ".join(str(error).split())
     raise InputError(f"{path}: cannot be read as a NumPy array ({problem})")
@@ -115,7 +121,10 @@ def counts_of(counts: Any) -> coo_array | None:
     """
     if isinstance(counts, str | os.PathLike) and os.fspath(counts).endswith(".npz"):
         try:
-            counts = load_npz(counts)
+            with open_file(os.fspath(counts)) as file:
+                counts = load_npz(file)
+        except SoftmixError:
+            raise
         except Exception as error:
             problem = " ".join(str(error).split())
             raise InputError(f"{counts}: not a sparse matrix of SciPy ({problem})") from error

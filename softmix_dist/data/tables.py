@@ -46,6 +46,19 @@ class Piece:
     parts: tuple[tuple[str, int], ...] = ()
     memory: pa.Table | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By itself a slice takes the whole table with it.
+        if self.memory is None:
+            return Piece, (self.parts,)
+        sink = pa.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, self.memory.schema) as stream:
+            stream.write_table(self.memory)
+        return _in_memory, (sink.getvalue(),)
+
+
+def _in_memory(content: pa.Buffer) -> Piece:
+    return Piece(memory=pyarrow.ipc.open_stream(content).read_all())
+
 
 @dataclass(frozen=True)
 class Table:
