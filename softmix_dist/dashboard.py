@@ -72,13 +72,14 @@ class Watched:
         if row["phase"] == "end":
             self.phase = "converged" if row["converged"] else "not converged"
         if row["phase"] == "pass":
+            told = row["pass"], row["objective"], row["distance"]
             self.n_passes += 1
-            self.passes.append(row["pass"])
-            self.objectives.append(row["objective"])
-            self.distances.append(row["distance"])
-            self.weights = row.get("weights") or self.weights
-            for values in (self.passes, self.objectives, self.distances):
+            for values, value in zip(
+                (self.passes, self.objectives, self.distances), told, strict=True
+            ):
+                values.append(value)
                 del values[:-_PASSES]
+            self.weights = row.get("weights") or self.weights
 
     def in_words(self) -> str:
         """Phase and throughput, in one line."""

@@ -146,13 +146,14 @@ def ingest(
     id, event_id : str
         Columns of ids, in the feature table and in the other one (default: the same).
     sample : str, optional
-        Column of sample keys among the events.
+        Column of sample keys among the events; of CSV they are text.
     count_column : str
         Column of draws in ``counts``.
     columns : sequence of str, optional
         Of the feature table, that become features; default: all but the id.
     categorical : sequence of str
-        Columns of whole numbers that are categories; text is always.
+        Columns of whole numbers that are categories; text is always, and what pandas or Arrow
+        hold as categories. Of CSV they are text: 07 is not 7.
     bases : mapping of str to str, optional
         Levels of categorical columns without a column of their own; default: the first in order.
     like : path, optional

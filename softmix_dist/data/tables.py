@@ -53,10 +53,11 @@ class Piece:
         sink = pa.BufferOutputStream()
         with pyarrow.ipc.new_stream(sink, self.memory.schema) as stream:
             stream.write_table(self.memory)
-        return _in_memory, (sink.getvalue(),)
+        # As bytes: a buffer would arrive where its numbers may not be aligned.
+        return _in_memory, (sink.getvalue().to_pybytes(),)
 
 
-def _in_memory(content: pa.Buffer) -> Piece:
+def _in_memory(content: bytes) -> Piece:
     return Piece(memory=pyarrow.ipc.open_stream(content).read_all())
 
 
@@ -152,7 +153,7 @@ class Table:
         if problems:
             more = f"\n- and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
             if not self.typed:
-                more += "\ncorrect the files; what is a category may be named so (categorical)"
+                more += "\ncorrect the files; a feature may be named as categories (categorical)"
             told = "\n- ".join(problems[:_TOLD])
             raise InputError(f"{self.name}: the files have different columns:\n- {told}{more}")
         schema = pa.schema([(name, types[name]) for name in dict.fromkeys(columns)])
