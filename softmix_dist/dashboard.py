@@ -72,12 +72,12 @@ class Watched:
         if row["phase"] == "end":
             self.phase = "converged" if row["converged"] else "not converged"
         if row["phase"] == "pass":
-            told = row["pass"], row["objective"], row["distance"]
+            number, objective, distance = row["pass"], row["objective"], row["distance"]
             self.n_passes += 1
-            for values, value in zip(
-                (self.passes, self.objectives, self.distances), told, strict=True
-            ):
-                values.append(value)
+            self.passes.append(number)
+            self.objectives.append(objective)
+            self.distances.append(distance)
+            for values in (self.passes, self.objectives, self.distances):
                 del values[:-_PASSES]
             self.weights = row.get("weights") or self.weights
 

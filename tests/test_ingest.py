@@ -791,6 +791,11 @@ def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch):
     assert "pip install 'softmix-dist[ingest]'" in told.stderr
 
 
+def test_the_command_refuses_options_that_anndata_has_not(tmp_path):
+    told = softmix("ingest", tmp_path / "x", "--anndata", "a.h5ad", "--sample", "shop", code=2)
+    assert "--event-id and --sample are of --events and --counts" in told.stderr
+
+
 def test_the_command_takes_anndata(tmp_path):
     anndata = pytest.importorskip("anndata")
     table = RNG.poisson(0.3, (4, P)).astype(np.float32)

@@ -67,7 +67,7 @@ def _list(context: Any, parameter: Any, value: str | None) -> list[str] | None:
     "--categorical",
     callback=_list,
     metavar="A,B,...",
-    help="Columns of whole numbers that are categories; text always is.",
+    help="Columns of whole numbers that are categories, as text of CSV; text always is.",
 )
 @click.option(
     "--base",
