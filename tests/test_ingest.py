@@ -415,6 +415,9 @@ def test_files_that_differ(tmp_path, write):
     assert "003.parquet: column 'id' is int64, in" in message
     EVENTS[["person"]].to_parquet(folder / "003.parquet")
     refused("003.parquet has no column 'id'", tmp_path / "x", FEATURES, folder)
+    twice = pa.table([["a"], ["b"]], names=["id", "id"])
+    pyarrow.parquet.write_table(twice, folder / "003.parquet")
+    refused("events: several columns are called 'id'", tmp_path / "x", FEATURES, folder)
 
 
 def files_of(tmp_path, *contents):

@@ -167,7 +167,8 @@ class Table:
                 f"{self.name}: no column {', '.join(map(repr, missing))}; there are "
                 f"{', '.join(map(repr, self.schema.names))}"
             )
-        twice = [name for name in dict.fromkeys(names) if self.schema.names.count(name) > 1]
+        there = [self.schema.names, *(of.names for _, of in self.files)]
+        twice = [n for n in dict.fromkeys(names) if any(own.count(n) > 1 for own in there)]
         if twice:
             raise InputError(
                 f"{self.name}: several columns are called {', '.join(map(repr, twice))}; rename "
