@@ -38,17 +38,26 @@ class ChoiceModel(FittedMixture):
         return Predictor.of(result.weights, result.atoms, features)
 
     def _on(self, features: Any, log_base: Any, counts: Any = None) -> tuple[Predictor, RawBlock]:
-        values = np.asarray(features)
-        predictor = self._predictor(values)
-        if counts is None:
-            counts = np.zeros(len(values), np.uint8)
-        dataset = ArrayDataset.of(values, counts, log_base, block_rows=len(values))
+        predictor = self._predictor(np.asarray(features))
+        dataset = self._candidates(features, log_base, counts, len(features))
         raw = dataset.read_block(0)
         if findings := inspect_block(raw):
             raise InputError(f"these candidates cannot be used:\n{findings}")
         if raw.log_base is not None and not np.isfinite(raw.log_base).any():
             raise InputError("log_base: no candidate is available")
         return predictor.normalised([predictor.log_masses(raw)]), raw
+
+    def _candidates(
+        self, features: Any, log_base: Any, counts: Any = None, block_rows: int | None = None
+    ) -> ArrayDataset:
+        """Return the candidates given, whose features have the names of the fit."""
+        framed = hasattr(features, "columns") and not hasattr(features, "compute")
+        values = features if framed else np.asarray(features)
+        if counts is None:
+            counts = np.zeros(len(values), np.uint8)
+        dataset = ArrayDataset.of(values, counts, log_base, block_rows=block_rows)
+        self._check_features(features, dataset)
+        return dataset
 
     def log_prob(self, features: Any, log_base: Any = None) -> Array:
         """Log-probability of each candidate when the choice is among the rows given.
@@ -73,7 +82,7 @@ class ChoiceModel(FittedMixture):
 
     def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
         """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
-        predictor, raw = self._on(features, log_base, np.asarray(counts))
+        predictor, raw = self._on(features, log_base, counts)
         log_prob, n = predictor.log_prob(raw), candidate_totals(raw.counts)
         seen = n > 0
         if not seen.any():
@@ -108,8 +117,8 @@ class ChoiceModel(FittedMixture):
             raise InputError(f"n: expected a number of draws, at least 0, found {n!r}")
         dataset: Dataset
         if features is not None:
-            values = np.asarray(features)
-            dataset = as_dataset(values, np.zeros(len(values), np.uint8), log_base, None)
+            self._predictor(np.asarray(features))
+            dataset = self._candidates(features, log_base)
         elif hasattr(self, "_dataset"):
             dataset = self._dataset
         else:

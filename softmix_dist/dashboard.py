@@ -45,8 +45,10 @@ class Watched:
         Seconds since the epoch, of its first and its last message.
     phase, plan : str
     n_candidates : int
+    n_passes : int
+        Since it began.
     passes, objectives, distances : list
-        One entry for each pass: its number, nats per draw, standard errors.
+        One entry for each of the last passes: its number, nats per draw, standard errors.
     weights : list of float
         Of the leader's components.
     """
@@ -56,6 +58,7 @@ class Watched:
     phase: str = "begun"
     plan: str = ""
     n_candidates: int = 0
+    n_passes: int = 0
     passes: list[int] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
@@ -69,12 +72,14 @@ class Watched:
         if row["phase"] == "end":
             self.phase = "converged" if row["converged"] else "not converged"
         if row["phase"] == "pass":
-            self.passes.append(row["pass"])
-            self.objectives.append(row["objective"])
-            self.distances.append(row["distance"])
-            self.weights = row.get("weights") or self.weights
+            number, objective, distance = row["pass"], row["objective"], row["distance"]
+            self.n_passes += 1
+            self.passes.append(number)
+            self.objectives.append(objective)
+            self.distances.append(distance)
             for values in (self.passes, self.objectives, self.distances):
                 del values[:-_PASSES]
+            self.weights = row.get("weights") or self.weights
 
     def in_words(self) -> str:
         """Phase and throughput, in one line."""
@@ -85,8 +90,8 @@ class Watched:
         if self.phase != "pass":
             told = f"{self.phase}, after {told}"
         return (
-            f"{told}: {60 * len(self.passes) / seconds:,.1f} passes a "
-            f"minute, {self.n_candidates * len(self.passes) / seconds:,.0f} rows a second; "
+            f"{told}: {60 * self.n_passes / seconds:,.1f} passes a "
+            f"minute, {self.n_candidates * self.n_passes / seconds:,.0f} rows a second; "
             f"{self.distances[-1]:.3g} standard errors from the maximum"
         )
 
@@ -114,7 +119,7 @@ class FitsPlugin(SchedulerPlugin):
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take what a fit publishes, of whatever version of this package."""
-        if topic != TOPIC or not isinstance(msg, dict) or "fit" not in msg:
+        if topic != TOPIC or not isinstance(msg, dict) or not {"fit", "time"} <= {*msg}:
             return
         fit = self.fits.setdefault(msg["fit"], Watched(msg["time"], msg["time"]))
         # A newer package may say other things.

@@ -21,6 +21,7 @@ from command import softmix
 from endpoint import BUCKET, Proxy, ask, free_port, s3_server
 from engines import cluster_of, local
 from problems import signature
+from scipy.sparse import csr_array, save_npz
 
 from softmix_dist import SoftmaxMixture, open_dataset
 from softmix_dist.checkpoint import remove_checkpoint
@@ -580,6 +581,28 @@ def test_tables_come_from_a_store_and_go_there(url, tmp_path):
         again = ingest(tmp_path / "here.zarr", f"{url}/features.parquet", f"{url}/events/",
                        client=client)  # fmt: skip
     assert again.n_draws == 20_000
+
+
+def test_matrices_and_patterns_of_a_store(url, tmp_path):
+    np.save(tmp_path / "features.npy", np.eye(4, 2))
+    save_npz(tmp_path / "counts.npz", csr_array(np.array([[4, 3, 2, 1]])))
+    for name in ("features.npy", "counts.npz"):
+        put(f"{url}/{name}", (tmp_path / name).read_bytes())
+    for name in ("a-1.csv", "a-2.csv", "b-1.csv", "deep/a-1.csv"):
+        put(f"{url}/events/{name}", b"id\n0\n0\n3\n")
+    ingest(tmp_path / "x", f"{url}/features.npy", counts=f"{url}/counts.npz")
+    block = open_dataset(tmp_path / "x").read_block(0)
+    np.testing.assert_array_equal(block.features, np.eye(4, 2))
+    assert block.counts.tolist() == [[4, 3, 2, 1]]
+    for pattern, times in (("events/a-*.csv", 2), ("events/*.csv", 3), ("*/*/*.csv", 1)):
+        ingest(tmp_path / "y", f"{url}/features.npy", f"{url}/{pattern}", overwrite=True)
+        counts = open_dataset(tmp_path / "y").read_block(0).counts
+        assert counts.tolist() == [2 * times, 0, 0, times]
+    for name in ("no.npy", "no*.csv"):
+        with pytest.raises(StoreError, match="does not exist|no files at"):
+            ingest(tmp_path / "z", f"{url}/{name}", f"{url}/events")
+    with pytest.raises(StoreError, match="does not exist"):
+        ingest(tmp_path / "z", f"{url}/features.npy", counts=f"{url}/no.npz")
 
 
 def test_a_report_comes_from_a_store_and_goes_there(url):

@@ -424,6 +424,11 @@ class ArrayDataset(_Blocks):
             feature_names = [str(column) for column in features.columns]
         if features is None or counts is None:
             raise InputError("features and counts are both needed: pass fit(features, counts)")
+        problems = [
+            problem
+            for name, values in (("counts", counts), ("log_base", log_base))
+            if (problem := _unaligned(features, name, values))
+        ]
         try:
             features, counts, log_base = (
                 values if values is None or hasattr(values, "compute") else np.asarray(values)
@@ -431,7 +436,6 @@ class ArrayDataset(_Blocks):
             )
         except ValueError as error:
             raise InputError(f"features, counts and log_base must be arrays: {error}") from error
-        problems = []
         if features.ndim != 2 or 0 in features.shape:
             problems.append(f"features: expected shape (p, L), found {features.shape}")
         if features.dtype.kind not in "fiub":
@@ -506,6 +510,30 @@ class ArrayDataset(_Blocks):
         """Row numbers: arrays carry no labels."""
         numbers = range(self.n_candidates)
         return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
+
+
+def _unaligned(features: Any, name: str, values: Any) -> str | None:
+    """Say where labels of candidates are not those of a frame of features, in its order."""
+    wanted, there = _labels(features, "index"), _labels(values, "columns", "index")
+    if wanted is None or there is None or not hasattr(features, "columns") or wanted.equals(there):
+        return None
+    first = ""
+    if len(there) == len(wanted):
+        differ = np.flatnonzero(np.asarray(there != wanted))
+        if not len(differ):
+            return None
+        i = int(differ[0])
+        first = f" ({len(differ):,} differ, the first is {there[i]} and not {wanted[i]})"
+    return (
+        f"{name}: its labels are not those of the features in their order{first}; reindex it by "
+        "them, or pass its values alone, .to_numpy()"
+    )
+
+
+def _labels(values: Any, *names: str) -> Any:
+    """Labels of a pandas object; lists have a method of that name, Dask would compute them."""
+    found = next((getattr(values, name) for name in names if hasattr(values, name)), None)
+    return found if hasattr(found, "equals") and not hasattr(found, "compute") else None
 
 
 def _compute(values: Any) -> Array:
