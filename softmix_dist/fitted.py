@@ -9,7 +9,7 @@ import numpy as np
 
 from softmix_dist import summary
 from softmix_dist.blocks import Array
-from softmix_dist.data.dataset import ArrayDataset, Dataset
+from softmix_dist.data.dataset import ArrayDataset, Dataset, default_names
 from softmix_dist.errors import InputError, NotFittedError
 from softmix_dist.results import FitResult
 
@@ -197,13 +197,13 @@ class FittedMixture:
         raise InputError(f"no feature {feature!r}; there are {_some(names)}")
 
     def _check_features(self, given: Any, dataset: Dataset) -> None:
-        """Refuse features of other names, where they carry names."""
+        """Refuse features of other names, where both carry names."""
         framed = hasattr(given, "columns")
         if isinstance(dataset, ArrayDataset) and not framed:
             return
         names = [str(name) for name in given.columns] if framed else dataset.feature_names
         fitted = self._result().feature_names
-        if names != fitted:
+        if names != fitted and fitted != default_names(len(names)):
             raise InputError(
                 f"{dataset.name!r} has the features {_some(names)}, but the model was fitted on "
                 f"{_some(fitted)}; give them in that order"

@@ -99,3 +99,8 @@ def test_features_of_other_names_are_refused(small):
         use(frame)
         with pytest.raises(InputError, match="but the model was fitted on f0"):
             use(turned)
+
+
+def test_a_model_without_names_takes_features_of_any(small, model):
+    frame = pd.DataFrame(small.features, columns=["price", "time"])
+    np.testing.assert_array_equal(model.log_prob(frame), model.log_prob(small.features))

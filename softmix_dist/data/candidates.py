@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import default_names
 from softmix_dist.data.encoding import (
     Candidates,
     Column,
@@ -80,7 +81,7 @@ class FromMatrix:
         self.matrix = matrix
         rows, width = matrix.shape
         self.ids = pa.array(np.arange(rows) if matrix.ids is None else matrix.ids)
-        self.names = matrix.names or [f"x{i}" for i in range(width)]
+        self.names = matrix.names or default_names(width)
         self.columns = [Column(name) for name in self.names]
         lacking = np.zeros(rows, bool)
         number, examples = 0, list[str]()

@@ -377,6 +377,11 @@ def _names(array: Any, prefix: str, size: int) -> list[str]:
     return [str(name) for name in read(array, slice(None), "all names")]
 
 
+def default_names(n_features: int) -> list[str]:
+    """Names of features that have none of their own."""
+    return [f"x{i}" for i in range(n_features)]
+
+
 @dataclass(frozen=True)
 class ArrayDataset(_Blocks):
     """A data set in memory: NumPy arrays, or Dask arrays that are computed block by block.
@@ -452,7 +457,7 @@ class ArrayDataset(_Blocks):
         if log_base is not None and log_base.shape != (size,):
             problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
         width = features.shape[1] if features.ndim == 2 else 0
-        names = [f"x{i}" for i in range(width)] if feature_names is None else feature_names
+        names = default_names(width) if feature_names is None else feature_names
         if features.ndim == 2 and len(names) != features.shape[1]:
             problems.append(f"feature names: expected {features.shape[1]}, found {len(names)}")
         if problems:
