@@ -71,17 +71,65 @@ class ChoiceModel(FittedMixture):
         -------
         (p,) array
             log pi_j, nats: the weights are held, each component is normalised over the rows.
+
+        Examples
+        --------
+        >>> float(np.exp(model.log_prob(features)).sum().round(6))
+        1.0
         """
         predictor, raw = self._on(features, log_base)
         return predictor.log_prob(raw)
 
     def responsibilities(self, features: Any, log_base: Any = None) -> Array:
-        """Posterior of the component given a draw of each candidate, (p, K)."""
+        """Posterior of the component given a draw of each candidate.
+
+        Parameters
+        ----------
+        features : (p, L) array
+        log_base : (p,) array, optional
+
+        Returns
+        -------
+        (p, K) array
+            Its rows sum to 1.
+
+        Raises
+        ------
+        InputError
+            If the features are not those of the model.
+
+        Examples
+        --------
+        >>> model.responsibilities(features).shape
+        (2000, 1)
+        """
         predictor, raw = self._on(features, log_base)
         return predictor.responsibilities(raw)
 
     def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
-        """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
+        """Mean log-likelihood of draws.
+
+        Parameters
+        ----------
+        features : (p, L) array
+        counts : (p,) or (S, p) array
+        log_base : (p,) array, optional
+
+        Returns
+        -------
+        float
+            Nats per draw.
+
+        Raises
+        ------
+        InputError
+            If there are no draws, or the features are not those of the model.
+
+        Examples
+        --------
+        >>> bool(model.score(features, counts) > -np.log(2000))
+        True
+        """
         predictor, raw = self._on(features, log_base, counts)
         log_prob, n = predictor.log_prob(raw), candidate_totals(raw.counts)
         seen = n > 0
@@ -111,6 +159,11 @@ class ChoiceModel(FittedMixture):
         -------
         (p,) array of int
             How often each candidate was drawn.
+
+        Examples
+        --------
+        >>> int(model.sample(500, random_state=0).sum())
+        500
         """
         self._result()
         if not isinstance(n, int | np.integer) or n < 0:
@@ -215,6 +268,12 @@ class ChoiceModel(FittedMixture):
         ------
         InputError, StoreError
             If the data cannot be used, or hold no draws.
+
+        Examples
+        --------
+        >>> fit = model.goodness_of_fit(features, counts)
+        >>> bool(fit.perplexity < 2000)
+        True
         """
         check_worst(n_worst, by)
         dataset = self._data(data, counts, log_base)
@@ -254,6 +313,11 @@ class ChoiceModel(FittedMixture):
         ------
         InputError, StoreError
             If the data cannot be used.
+
+        Examples
+        --------
+        >>> len(model.profile(features, counts, n_typical=3).typical[0])
+        3
         """
         dataset = self._data(data, counts, log_base)
         with _engine(client, n_threads) as engine:

@@ -301,6 +301,13 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
         If there is no Zarr group at ``path``.
     InputError
         If it is not a data set; the message lists every problem.
+
+    Examples
+    --------
+    >>> write_dataset("opened.zarr", features, counts, feature_names=["price", "time"])
+    >>> data = open_dataset("opened.zarr")
+    >>> data.n_candidates, data.feature_names
+    (2000, ['price', 'time'])
     """
     where, token = absolute(path), uuid.uuid4().hex
     group, members, problems = _opened(where, token)

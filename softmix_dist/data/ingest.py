@@ -182,6 +182,15 @@ def ingest(
         If tables cannot be read or do not go together; names what, how often and examples.
     StoreError
         If something is not there, or cannot be written.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> products = pd.DataFrame({"id": ["a", "b", "c"], "price": [1.0, 2.5, 4.0]})
+    >>> sales = pd.DataFrame({"id": ["a", "c", "a"]})
+    >>> report = ingest("shop.zarr", products, sales)
+    >>> report.n_draws, report.n_unseen
+    (3, 1)
     """
     began = time.perf_counter()
     _check(events, counts, unknown, duplicates, missing)
