@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from command import COMMAND, softmix
 from engines import BLOCK_ROWS, local, on_cluster
 from problems import signature, simulate
@@ -44,6 +45,7 @@ class Cut:
     def __init__(self, engine, n_passes=10**6):
         self.engine, self.left, self.made = engine, n_passes, 0
         self.plan, self.load, self.close = engine.plan, engine.load, engine.close
+        self.bytes_read = 0
 
     def _count(self):
         if not self.left:
@@ -102,9 +104,9 @@ def test_interrupted_at_every_pass(dataset, tmp_path):
         if found is not None:
             break
     assert signature(found) == signature(uninterrupted(dataset))
-    # Once more: nothing is left to do.
+    # Once more: nothing is left to do, but to look at the data.
     found, made = fit_in(tmp_path, dataset)
-    assert made == 0
+    assert made == 1
     assert signature(found) == signature(uninterrupted(dataset))
 
 
@@ -200,6 +202,26 @@ def test_other_data_are_refused(medium, dataset, tmp_path):
     found, made = fit_in(tmp_path, dataset)
     assert signature(found) == signature(uninterrupted(dataset))
     assert made == found.n_passes - 3
+
+
+def test_other_data_are_refused_where_all_passes_are_known(medium, dataset, tmp_path):
+    fit_in(tmp_path, dataset)
+    features = medium.features.copy()
+    features[BLOCK_ROWS:-BLOCK_ROWS] *= 2
+    with pytest.raises(InputError, match="their sums are others"):
+        fit_in(tmp_path, replace(medium, features=features).dataset(BLOCK_ROWS))
+
+
+def test_the_same_command_refuses_other_data_after_a_death_while_it_saved(data, tmp_path):
+    path, kept = tmp_path / "model.zarr", tmp_path / "model.zarr.checkpoint"
+    here = shutil.copytree(data, tmp_path / "data.zarr")
+    # As it is left between the last pass and the model.
+    softmix("fit", here, "-k", 2, "-q", "--checkpoint", kept)
+    counts = zarr.open_group(here, mode="r+")["counts"]
+    counts[9000:9002] = counts[9000:9002][::-1] + np.array([1, -1])
+    told = softmix("fit", here, "-k", 2, "-q", "-o", path, code=65).stderr
+    assert "their sums are others" in told
+    assert not path.exists()
 
 
 def test_elsewhere_warns_and_goes_on(dataset, tmp_path, monkeypatch):
