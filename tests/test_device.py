@@ -33,6 +33,7 @@ from softmix_dist import (
 )
 from softmix_dist.arrays import host, namespace
 from softmix_dist.batched import batched_score
+from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.engine import LocalEngine, slabs
 from softmix_dist.engine import device as device_module
@@ -40,7 +41,8 @@ from softmix_dist.engine.device import Device
 from softmix_dist.engine.plan import Worker
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.slabs import choose_workers, plan_on_devices
-from softmix_dist.errors import ClusterError, InputError
+from softmix_dist.errors import ClusterError, InputError, StoreError
+from softmix_dist.fit import Settings, fit
 from softmix_dist.kernels import prepare, score
 from softmix_dist.model import Coordinates, Frame, Mixture
 from softmix_dist.selection import select_components
@@ -339,6 +341,36 @@ def test_what_is_wrong_with_the_data_is_told_as_ever(medium, device):
         told.append(str(caught.value))
     assert "candidate 700" in told[0]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("chunk", ["features/c/4/0", "features/c/5/0", "log_base/c/5"])
+def test_chunks_that_cannot_be_read_are_told_as_ever(medium, written, device, streamed, chunk):
+    # The first and the second block of a slab, or a base measure that others of the slab have.
+    base = np.zeros(len(medium.features))
+    path = written(replace(medium, log_base=base), block_rows=BLOCK_ROWS)
+    (path / chunk).write_bytes(b"garbled")
+    told = []
+    for where in ("cpu", "gpu"):
+        with local(1, streamed, device=where) as engine, pytest.raises(StoreError) as caught:
+            fit_on(engine, open_dataset(path))
+        told.append(str(caught.value))
+    assert "the chunk cannot be read" in told[0]
+    assert told[0] == told[1]
+
+
+def test_a_chunk_that_is_garbled_under_a_fit_on_a_device(medium, written, device):
+    path = written(medium, block_rows=BLOCK_ROWS)
+
+    def garble(row):
+        if row["phase"] == "survey":
+            (path / "features" / "c" / "7" / "0").write_bytes(b"garbled")
+
+    with (
+        local(1, streamed=True, device="gpu") as engine,
+        pytest.raises(StoreError, match="(?s)changed.*candidates 1792 to"),
+    ):
+        fit(open_dataset(path), Settings(3), engine, garble)
 
 
 def test_the_estimator_takes_a_device(medium, device):

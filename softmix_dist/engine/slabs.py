@@ -68,8 +68,13 @@ def _joined(device: Gpu, blocks: Iterator[tuple[Block, np.dtype[Any]]]) -> Block
     for block, stored in blocks:
         start, half = start if sent else block.start, stored == np.float16
         findings += block.findings
+        if findings:
+            # Arrays may be missing; only what is wrong with the other blocks is still told.
+            continue
         log_base = None if block.log_base is None else device.send([block.log_base])
         sent.append((device.send(block.slices), device.send([block.draws]), log_base))
+    if findings:
+        return Block((), xp.zeros(0), None, None, None, findings, start)
     features, draws, log_base = zip(*sent, strict=True)
     x = xp.concatenate(features)
     if half:
