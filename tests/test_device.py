@@ -16,7 +16,7 @@ from dask.sizeof import sizeof
 from distributed import Client, Scheduler, SpecCluster
 from distributed import Worker as DaskWorker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster
-from fake_cuda import Runtime, installed, used
+from fake_cuda import Cuda, Runtime, RuntimeFailure, installed, used
 from problems import signature
 from test_kernels import SINGLE, TOLERANCE, assert_sums, identity, mixture, oracle, rows
 
@@ -316,11 +316,16 @@ def test_half_precision_is_kept_where_that_is_exact(medium, device):
     assert {str(b.slices[0].dtype) for b in blocks_on_device(medium.dataset(BLOCK_ROWS))} == {
         "float32"
     }
-    # Less a centre that half precision cannot hold they are no halves any more.
-    far = replace(medium, features=(2000 + medium.features).astype(np.float16))
-    found = blocks_on_device(far.dataset(BLOCK_ROWS))
-    wide = {str(b.slices[0].dtype) for b in found}
-    assert wide <= {"float16", "float32"}
+    # Less a centre, which the first block alone decides, they are no halves any more.
+    rng = np.random.default_rng(0)
+    wide = rng.uniform(1, 900, medium.features.shape).astype(np.float16)
+    wide[:BLOCK_ROWS] = rng.uniform(300, 302, (BLOCK_ROWS, wide.shape[1]))
+    data = medium.dataset(BLOCK_ROWS, features=wide)
+    found = blocks_on_device(data)
+    assert {str(b.slices[0].dtype) for b in found} == {"float32"}
+    with local(1, device="gpu") as engine:
+        plan = engine.plan(data, held_bytes(data, data.read_block(0)))
+    assert plan.nbytes >= sum(b.slices[0].nbytes + b.draws.nbytes for b in found)
 
 
 def test_slabs_hold_the_rows_in_order(dataset, device):
@@ -427,7 +432,9 @@ def planned(source, devices=(H200,), n_threads=1, **settings):
 def test_data_stay_on_the_device_while_they_fit():
     assert planned(Rows(700_000_000)).keep
     assert not planned(Rows(1_000_000_000)).keep
-    assert planned(Rows(1_000_000_000, dtype=np.dtype(np.float16))).keep
+    # They may not stay in half precision.
+    assert not planned(Rows(1_000_000_000, dtype=np.dtype(np.float16))).keep
+    assert planned(Rows(1_000_000_000, dtype=np.dtype(np.float16)), keep=True).keep
     assert planned(Rows(1_000_000_000), [H200, replace(H200, identity="0000:02")]).keep
     # Two workers on one device share it.
     assert not planned(Rows(1_000_000_000), [H200, H200]).keep
@@ -447,6 +454,45 @@ def test_a_device_too_small_to_work_in_is_refused():
     small = replace(H200, name="Small", memory=4 << 30, free=3 << 30)
     with pytest.raises(ClusterError, match="too little device memory: 4 threads work in .* Small"):
         planned(Rows(100_000_000), [small], n_threads=4)
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("full", ["device", "pinned"])
+def test_memory_that_is_not_enough_is_told_and_the_thread_works_on(
+    dataset, device, bits, monkeypatch, full, streamed
+):
+    def fails(*_):
+        if full == "device":
+            raise OutOfMemoryError("Out of memory allocating 1,024 bytes")
+        raise RuntimeFailure("cudaErrorMemoryAllocation: out of memory")
+
+    with local(1, streamed, device="gpu") as engine:
+        with monkeypatch.context() as patched:
+            if full == "device":
+                patched.setattr(standin, "empty", fails, raising=False)
+            else:
+                patched.setattr(Cuda, "alloc_pinned_memory", staticmethod(fails))
+            for _ in range(3):
+                with pytest.raises(ClusterError, match="(?i)is full .*out of memory.*device-share"):
+                    fit_on(engine, dataset)
+        bits.add(signature(fit_on(engine, dataset)))
+    assert len(bits) == 1
+
+
+def test_a_kernel_without_memory_is_told(dataset, device):
+    def fails(block):
+        raise OutOfMemoryError("Out of memory allocating 1,024 bytes")
+
+    with local(1, device="gpu") as engine:
+        fit_on(engine, dataset)
+        with pytest.raises(ClusterError, match="is full") as caught:
+            engine.reduce(fails)
+    # It reaches drivers without CuPy.
+    assert caught.value.__context__ is None
 
 
 HOST = "127.0.0.1"

@@ -66,8 +66,6 @@ class Plan:
         That one thread works in at most.
     devices : str or None
         In words, where passes are computed on them; ``keep`` is then about their memory.
-    held_bytes : int or None
-        That devices hold, where that is other than ``nbytes``.
     """
 
     n_workers: int
@@ -80,7 +78,6 @@ class Plan:
     memory: int | None
     task_bytes: int
     devices: str | None = None
-    held_bytes: int | None = None
 
     @property
     def bytes_read(self) -> int:
@@ -95,10 +92,9 @@ class Plan:
             limit += f", {self.devices}"
         where = "in memory" if self.devices is None else "on the device"
         held = f"kept {where}" if self.keep else "streamed: read again by every pass"
-        nbytes = self.nbytes if self.held_bytes is None else self.held_bytes
         return (
             f"{_number(self.n_workers, 'worker')}, {_number(self.n_threads, 'thread')}, {limit}; "
-            f"{format_bytes(nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
+            f"{format_bytes(self.nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
             f"{_number(self.n_shards, 'shard')}, {_number(self.n_tasks, 'task')} a pass, "
             f"{format_bytes(self.task_bytes)} a thread"
         )

@@ -17,7 +17,7 @@ from dask.utils import format_bytes
 
 from softmix_dist.arrays import DEVICE_BUFFER
 from softmix_dist.blocks import Block, Findings, RawBlock
-from softmix_dist.engine.device import Device, Gpu, gpu
+from softmix_dist.engine.device import Device, Gpu, gpu, on_device
 from softmix_dist.engine.plan import Plan, Worker, count_merges, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
@@ -118,14 +118,12 @@ def blocks_per_slab(source: Source, nbytes: int) -> int:
 
 def load_on_device(shard: DeviceShard) -> list[tuple[int, Block]]:
     """Read all slabs of a shard to the device."""
-    with gpu().active():
-        return load(shard)
+    return on_device(load, shard)
 
 
 def reduce_on_device(kernel: Kernel, shard: Any) -> list[Node]:
     """Apply a kernel to the slabs of a shard, there already or not."""
-    with gpu().active():
-        return reduce_shard(kernel, shard)
+    return on_device(reduce_shard, kernel, shard)
 
 
 def plan_on_devices(
@@ -161,12 +159,10 @@ def plan_on_devices(
     n_shards = count_shards(n_slabs, n_threads, None if asked is None else -(-asked // slab))
     # 1. On the host blocks only pass through.
     plan = make_plan(source, nbytes, workers, keep=False, blocks_per_shard=asked)
-    # 2. What the device holds, and what its threads work in.
-    held = nbytes
-    if source.dtype.itemsize < 4:
-        held -= source.n_candidates * (source.n_features + 1) * (4 - source.dtype.itemsize)
+    # 2. What the device holds, and what its threads work in. Whether features stay in half
+    #    precision is seen slab by slab, when they are there: here all are counted in single.
     slab_bytes = -(-slab * nbytes // source.n_blocks)
-    share = held / n_shards * -(-n_shards // len(workers))
+    share = nbytes / n_shards * -(-n_shards // len(workers))
     keep = True
     for worker, device in zip(workers, devices, strict=True):
         sharing = sum(other.identity == device.identity for other in devices)
@@ -187,7 +183,6 @@ def plan_on_devices(
         n_shards=n_shards,
         n_tasks=n_shards + count_merges(n_shards),
         devices=_in_words(devices),
-        held_bytes=held if keep else None,
     )
 
 
