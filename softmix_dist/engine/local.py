@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.device import find_device
 from softmix_dist.engine.plan import Plan, Worker, count_shards, make_plan
@@ -53,6 +55,12 @@ def memory_limit() -> int:
     return limit
 
 
+def memory_used() -> int:
+    """Memory of this process, in bytes, but for pages of files, which can be read again."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - getattr(found, "shared", 0))
+
+
 class LocalEngine:
     """Threads of this process.
 
@@ -62,8 +70,8 @@ class LocalEngine:
         Default: the CPUs that this process may use; with a GPU four at most, each of which works
         in some of its memory.
     memory : int or None
-        Bytes; data are kept in memory when they fit in half of it. Default: what the
-        machine or control group has.
+        Bytes that this process may have; data are kept in memory when they fit in half of it,
+        beside what it uses already. Default: what the machine or control group has.
     **settings
         Of `EngineSettings`, instead of what is configured.
 
@@ -98,7 +106,7 @@ class LocalEngine:
         ClusterError
             If a device was asked for, and cannot be used.
         """
-        workers = [Worker(self.n_threads, self.memory)]
+        workers = [Worker(self.n_threads, self.memory, memory_used())]
         if self.on_device:
             return plan_on_devices(source, nbytes, workers, [find_device()], self.settings)
         keep, blocks_per_shard = self.settings.keep, self.settings.blocks_per_shard
@@ -106,6 +114,8 @@ class LocalEngine:
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
+        # Before the plan, which would count them as used.
+        self._shards = []
         plan = self.plan(source, nbytes)
         self.bytes_read = plan.bytes_read
         shards: list[Any]
