@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from command import COMMAND, softmix
@@ -27,8 +29,12 @@ from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
 
 from softmix_dist import SoftmaxMixture, sums
+from softmix_dist.codec import encode, same
+from softmix_dist.data.dataset import ArrayDataset
 from softmix_dist.errors import ClusterError
 from softmix_dist.fit import Settings, fit
+from softmix_dist.kernels import prepare, score
+from softmix_dist.model import Frame, Mixture
 
 LIMIT = 120
 
@@ -103,8 +109,8 @@ class Fragile:
         return Fragile(sums.add(self.value, other.value), self.blow)
 
 
-def struck(block: Any, take: Any, blow: Blow, **more: Any) -> Any:
-    if block.start >= 2000:
+def struck(block: Any, take: Any, blow: Blow, after: int = 2000, **more: Any) -> Any:
+    if block.start >= after:
         blow.strike()
     return take(block, **more)
 
@@ -148,6 +154,34 @@ def test_workers_killed_in_any_phase(dataset, expected, three, tmp_path, n_kille
     assert not blow.token.exists(), f"no {kind} task was struck"
     assert signature(found) == expected
     wait_until(lambda: sum(map(psutil.pid_exists, pids)) == 3 - n_killed)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+def test_large_parameters_and_a_worker_killed_with_them(three, tmp_path, streamed):
+    # 27 MB, a node of the graph of their own, which the dead worker may have held alone.
+    n_features, n_components = 4096, 64
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((512, n_features), dtype=np.float32)
+    data = ArrayDataset.of(x, rng.poisson(1, 512).astype(np.uint32), block_rows=128)
+    frame = Frame(np.zeros(n_features), np.ones(n_features))
+    take = partial(prepare, frame=frame, n_components=n_components)
+    atoms = rng.standard_normal((13, n_components, n_features)) / n_features
+    mixtures = [Mixture(np.zeros(n_components), a) for a in atoms]
+    kernel = partial(score, mixtures=mixtures, dtype=np.dtype(np.float32))
+    assert len(pickle.dumps(kernel)) > 25e6
+    blow = Blow(tmp_path / "token", "score")
+    found = []
+    for where in (local(1, streamed), on_cluster(three, streamed)):
+        with where as engine:
+            engine.load(data, take, x.nbytes)
+            found.append(encode(engine.reduce(kernel)))
+    with on_cluster(three, streamed) as engine:
+        engine.load(data, take, x.nbytes)
+        blow.token.write_text("")
+        found.append(encode(engine.reduce(partial(struck, take=kernel, blow=blow, after=256))))
+    assert not blow.token.exists()
+    assert same(found[1], found[0])
+    assert same(found[2], found[0])
 
 
 def who(block: Any) -> Counter[str]:
