@@ -441,6 +441,15 @@ def test_data_stay_on_the_device_while_they_fit():
     assert not planned(Rows(700_000_000), device_share=0.5).keep
 
 
+def test_a_device_whose_worker_has_more_threads_may_get_more_of_the_data():
+    devices = [H200, replace(H200, identity="0000:02")]
+    source = Rows(1_200_000_000)
+    assert planned(source, devices).keep
+    nbytes = source.n_candidates * (4 * (source.n_features + 1) + 8)
+    workers = [Worker(6, 64 << 30), Worker(1, 64 << 30)]
+    assert not plan_on_devices(source, nbytes, workers, devices, EngineSettings()).keep
+
+
 def test_the_plan_tells_of_devices():
     told = str(planned(Rows(1_000_000)))
     assert "1 x NVIDIA H200, 141.00 GiB of device memory" in told

@@ -45,6 +45,17 @@ def test_data_stay_in_memory_up_to_half_of_it():
     assert plan_of(10_000, [Worker(1, None)]).keep
 
 
+def test_a_worker_with_more_threads_may_get_more_of_the_data():
+    several, one = Worker(6, 4000 * MB), Worker(1, 4000 * MB)
+    assert plan_of(120, [several, several]).keep
+    assert plan_of(120, [several, one]).keep
+    # 12 of 14 shards of 3 200 MB are more than half of the memory.
+    assert not plan_of(200, [several, one]).keep
+    assert not plan_of(200, [one, several]).keep
+    # And one with fewer threads may get as much as the others.
+    assert not plan_of(200, [several, several, Worker(1, 1000 * MB)]).keep
+
+
 def test_the_number_of_tasks_is_that_of_the_threads():
     few = plan_of(100, [Worker(2, None)] * 2)
     many = plan_of(100_000, [Worker(2, None)] * 2)

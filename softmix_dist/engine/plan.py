@@ -165,6 +165,14 @@ def count_merges(n_shards: int) -> int:
     return found
 
 
+def largest_share(worker: Worker, workers: Sequence[Worker], nbytes: int, n_shards: int) -> float:
+    """Bytes of the data that a worker may come to hold."""
+    # Dask deals shards out one by one, or by threads: that depends on how long they load.
+    n_threads = sum(other.n_threads for other in workers)
+    most = max(-(-n_shards // len(workers)), -(-n_shards * worker.n_threads // n_threads))
+    return nbytes / n_shards * most
+
+
 def _check_room(worker: Worker, source: Source, task_bytes: int) -> None:
     needed = worker.n_threads * task_bytes
     if not worker.memory or worker.used + needed <= _FULL * worker.memory:
@@ -182,12 +190,10 @@ def _check_room(worker: Worker, source: Source, task_bytes: int) -> None:
 
 def _fits(workers: Sequence[Worker], nbytes: int, n_shards: int, task_bytes: int) -> bool:
     """Whether all data can stay in memory, without a worker that spills."""
-    # Shards go round the workers: the first ones may have one more.
-    share = nbytes / n_shards * -(-n_shards // len(workers))
     for worker in workers:
         if worker.memory:
             calm = _CALM * worker.memory - worker.used - worker.n_threads * task_bytes
-            if share > min(_KEPT * worker.memory, calm):
+            if largest_share(worker, workers, nbytes, n_shards) > min(_KEPT * worker.memory, calm):
                 return False
     return True
 

@@ -18,7 +18,14 @@ from dask.utils import format_bytes
 from softmix_dist.arrays import DEVICE_BUFFER
 from softmix_dist.blocks import Block, Findings, RawBlock
 from softmix_dist.engine.device import Device, Gpu, gpu, on_device
-from softmix_dist.engine.plan import Plan, Worker, count_merges, count_shards, make_plan
+from softmix_dist.engine.plan import (
+    Plan,
+    Worker,
+    count_merges,
+    count_shards,
+    largest_share,
+    make_plan,
+)
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
     Kernel,
@@ -162,7 +169,6 @@ def plan_on_devices(
     # 2. What the device holds, and what its threads work in. Whether features stay in half
     #    precision is seen slab by slab, when they are there: here all are counted in single.
     slab_bytes = -(-slab * nbytes // source.n_blocks)
-    share = nbytes / n_shards * -(-n_shards // len(workers))
     keep = True
     for worker, device in zip(workers, devices, strict=True):
         sharing = sum(other.identity == device.identity for other in devices)
@@ -175,7 +181,7 @@ def plan_on_devices(
                 f"for {sharing} workers, of which {settings.device_share:.0%} are used "
                 "(softmix.engine.device-share); use fewer threads a worker, or device 'cpu'"
             )
-        keep = keep and share <= room - works
+        keep = keep and largest_share(worker, workers, nbytes, n_shards) <= room - works
     keep = keep if settings.keep is None else settings.keep
     return replace(
         plan,
