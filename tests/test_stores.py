@@ -7,10 +7,12 @@ import logging
 import os
 import pickle
 import re
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from traceback import format_exception
 
 import numpy as np
@@ -31,7 +33,7 @@ from softmix_dist.data.ingest import ingest
 from softmix_dist.data.place import place_at
 from softmix_dist.data.simulate import simulate
 from softmix_dist.data.store import new_group
-from softmix_dist.data.store_errors import without_secrets
+from softmix_dist.data.store_errors import without_place, without_secrets
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.errors import InputError, StoreError, StoreUnavailableError
 
@@ -281,6 +283,60 @@ def test_a_refusal_is_said_in_one_line(proxy, url, status, answer, message):
         told = softmix("fit", f"{url}/data.zarr", "-k", 2, code=65).stderr
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["connections", "timed out/SlowDown", "AccessDenied/data.zarr"])
+def test_the_words_of_a_path_say_nothing_of_an_error(proxy, url, path):
+    proxy.fails = lambda method, path: True
+    proxy.status, proxy.body = 400, b"<Error><Code>InvalidArgument</Code></Error>"
+    with pytest.raises(StoreError, match="status code: 400 Bad Request") as caught:
+        place_at(f"s3://{BUCKET}/{path}").get("x")
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert proxy.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ("GET https://timeouts.s3.aws.com/a/SlowDown/x in 3ms", "GET https://s3.aws.com in 3ms"),
+        ("GET http://host:1/timeouts?prefix=a%2FSlowDown%2F in", "GET http://host:1 in"),
+        ("Object at location a/SlowDown/c/0 not found", "Object at location  not found"),
+        ("PermissionError: timeouts/a/SlowDown", "PermissionError: "),
+        ("PUT http://host/latest/api/token: end", "PUT http://host/latest/api/token: end"),
+    ],
+)  # fmt: skip
+def test_errors_are_read_without_what_the_user_named(told, left):
+    assert without_place(told, "s3://timeouts/a/SlowDown") == left
+
+
+def test_an_endpoint_that_drips_is_not_asked_again(url, monkeypatch):
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n'
+    head += b"Last-Modified: Wed, 12 Oct 2022 17:50:00 GMT\r\n\r\n"
+    asked, over = [], threading.Event()
+
+    class Drip(BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(65536))
+            self.request.sendall(head)
+            with suppress(OSError):
+                while not over.wait(0.1):
+                    self.request.sendall(b" ")
+
+    # In the order of the bounds that users have: obstore itself does not ask again either.
+    retry = {**objects.RETRY, "retry_timeout": timedelta(seconds=0.5)}
+    monkeypatch.setattr(objects, "RETRY", retry)
+    monkeypatch.setattr(objects, "_TOTAL", 1.0)
+    monkeypatch.setitem(objects._CLIENT, "timeout", "1s")
+    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        try:
+            with pytest.raises(StoreUnavailableError, match="timed out"):
+                place_at(url).get("x")
+        finally:
+            over.set()
+            server.shutdown()
+    assert len(asked) == 1
 
 
 def test_an_endpoint_that_is_down(url, monkeypatch, tmp_path):
