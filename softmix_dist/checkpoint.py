@@ -36,6 +36,7 @@ FORMAT = 1
 MARK = "softmix_checkpoint"
 _MANIFEST = "checkpoint.json"
 _ENTRY = re.compile(r"\d{6}\.npz")
+_PARTS = {"request", "answer"}
 # Relative differences that another kind of processor explains: between what the same fit asks
 # for after some iterations, and between sums over the same data.
 _ALIKE, _ROUNDED = 1e-8, 1e-11
@@ -220,8 +221,11 @@ def open_journal(place: Place, dataset: Dataset, settings: Settings) -> Journal:
     }
     content = place.get(_MANIFEST)
     if content is None:
-        if place.keys():
+        names = place.keys()
+        if names and not _is_orphaned(place):
             raise InputError(f"{place.name!r} holds other files; give a folder of its own")
+        if names:
+            place.delete(names)
         seed = drawn_seed(settings.random_state)
         text = json.dumps({MARK: FORMAT, "seed": seed, **told}, indent=1)
         place.put(_MANIFEST, text.encode())
@@ -260,8 +264,20 @@ def drawn_seed(random_state: int | None) -> int:
 
 def remove_checkpoint(place: Place) -> None:
     """Delete the checkpoint at a place, if there is one, and nothing else."""
-    if place.get(_MANIFEST) is not None:
+    if place.get(_MANIFEST) is not None or _is_orphaned(place):
         _delete(place)
+
+
+def _is_orphaned(place: Place) -> bool:
+    """Whether there are passes alone: of a fit that went on when another deleted its checkpoint."""
+    names = place.keys()
+    try:
+        return bool(names) and all(
+            _ENTRY.fullmatch(name) and from_bytes(place.get(name) or b"").keys() == _PARTS
+            for name in names
+        )
+    except DamagedError:
+        return False
 
 
 def _delete(place: Place) -> None:

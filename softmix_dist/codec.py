@@ -46,7 +46,7 @@ _CLASSES = {
 # What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed); RuntimeError for
 # an archive that says it is encrypted, among others.
 _UNREADABLE = (
-    AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, ValueError,
+    AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
