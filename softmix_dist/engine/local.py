@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
@@ -35,6 +37,8 @@ from softmix_dist.engine.slabs import (
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
+T = TypeVar("T")
+
 Progress = Callable[[dict[str, Any]], None]
 
 # Threads that keep a device busy: they read, and launch while others wait.
@@ -59,6 +63,17 @@ def memory_used() -> int:
     """Memory of this process, in bytes, but for pages of files, which can be read again."""
     found = psutil.Process().memory_info()
     return int(found.rss - getattr(found, "shared", 0))
+
+
+@dataclass(frozen=True)
+class _Until:
+    """The blocks of a shard, until nobody waits for them."""
+
+    over: Event
+    shard: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return takewhile(lambda _: not self.over.is_set(), self.shard)
 
 
 class LocalEngine:
@@ -123,7 +138,7 @@ class LocalEngine:
             shards = split_slabs(source, plan.n_shards, prepare, nbytes)
         else:
             shards = split(source, plan.n_shards, prepare, recycles=not plan.keep)
-        self._shards = list(self._pool.map(self._load, shards)) if plan.keep else shards
+        self._shards = list(self._each(self._load, shards)) if plan.keep else shards
         return str(plan)
 
     def reduce(self, kernel: Kernel) -> Any:
@@ -141,13 +156,21 @@ class LocalEngine:
     def _sum(
         self, kernel: Kernel, shards: Sequence[Any], reduce: Callable[..., Any] = reduce_shard
     ) -> Any:
-        parts = self._pool.map(partial(reduce, kernel), shards)
+        parts = self._each(partial(reduce, kernel), shards)
         return total(merge(node for nodes in parts for node in nodes))
+
+    def _each(self, task: Callable[..., T], shards: Sequence[Any]) -> Iterator[T]:
+        """Call a task with every shard; after an error or an interrupt none reads a block more."""
+        over = Event()
+        try:
+            yield from self._pool.map(task, [_Until(over, shard) for shard in shards])
+        finally:
+            over.set()
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         """Call ``task`` with every stored block; answers in the order of blocks."""
         shards = self._split(source, task)
-        parts = self._pool.map(load, shards)
+        parts = self._each(load, shards)
         return [answer for part in parts for _, answer in part]
 
     def watch(self, progress: Progress | None) -> Progress | None:
