@@ -36,6 +36,7 @@ FORMAT = 1
 MARK = "softmix_checkpoint"
 _MANIFEST = "checkpoint.json"
 _ENTRY = re.compile(r"\d{6}\.npz")
+_PARTS = {"request", "answer"}
 # Relative differences that another kind of processor explains: between what the same fit asks
 # for after some iterations, and between sums over the same data.
 _ALIKE, _ROUNDED = 1e-8, 1e-11
@@ -125,31 +126,43 @@ class Journalled:
     def __init__(self, engine: Engine, journal: Journal):
         self._engine, self._journal = engine, journal
         self.bytes_read = 0
-        self._waiting: tuple[Source, Prepare, int] | None = None
-        self._first: tuple[Kernel, Any] | None = None
+        self._compared = True
 
     def plan(self, source: Source, nbytes: int) -> Plan:
         """Decide how a data set would be held and read."""
         return self._engine.plan(source, nbytes)
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
-        """Take the data when the first pass has to be made; say at once how they are held."""
-        plan = self.plan(source, nbytes)
-        self.bytes_read = plan.bytes_read
-        self._waiting, self._first = (source, prepare, nbytes), None
-        return str(plan)
+        """Take the data for the passes to come; return how they are held, in words."""
+        told = self._engine.load(source, prepare, nbytes)
+        self.bytes_read, self._compared = self._engine.bytes_read, False
+        return told
 
     def reduce(self, kernel: Kernel) -> Any:
-        """Sum of a kernel over all blocks."""
-        answer = self._journal.recall(kernel, lambda: self._loaded().reduce(kernel))
-        if self._first is None:
-            self._first = kernel, answer
+        """Sum of a kernel over all blocks.
+
+        Raises
+        ------
+        InputError
+            If the data are not those that gave the first sum that is known.
+        """
+        made: list[Any] = []
+
+        def compute() -> Any:
+            made.append(self._engine.reduce(kernel))
+            return made[0]
+
+        answer = self._journal.recall(kernel, compute)
+        # At once and whatever is known, for what is known may be all.
+        if not (self._compared or made):
+            self._compare(self._engine.reduce(kernel), answer)
+        self._compared = True
         return answer
 
     def reduce_stored(self, source: Blocks, task: Callable[[Any], Any]) -> Any:
         """Sum of ``task`` over all stored blocks, read again."""
         return self._journal.recall(
-            ("stored", task), lambda: self._loaded().reduce_stored(source, task)
+            ("stored", task), lambda: self._engine.reduce_stored(source, task)
         )
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
@@ -160,26 +173,19 @@ class Journalled:
         """Close the engine."""
         self._engine.close()
 
-    def _loaded(self) -> Engine:
-        """Return the engine with the data, which are those of the first pass in the journal."""
-        if self._waiting is None:
-            return self._engine
-        self._engine.load(*self._waiting)
-        self._waiting = None
-        if self._first is not None:
-            kernel, answer = self._first
-            now, then = encode(self._engine.reduce(kernel)), encode(answer)
-            if not same(now, then, _ROUNDED):
-                raise InputError(
-                    f"the data are not those of the checkpoint {self._journal.place.name!r} any "
-                    f"more: their sums are others; {_REMEDY}"
-                )
-            if not same(now, then):
-                _warn(
-                    "sums over the data differ in their last bits from those of the checkpoint, "
-                    "as on another kind of processor: so will the result"
-                )
-        return self._engine
+    def _compare(self, now: Any, then: Any) -> None:
+        """Warn, or refuse, where sums over the data are not those of the journal."""
+        found, known = encode(now), encode(then)
+        if not same(found, known, _ROUNDED):
+            raise InputError(
+                f"the data are not those of the checkpoint {self._journal.place.name!r} any "
+                f"more: their sums are others; {_REMEDY}"
+            )
+        if not same(found, known):
+            _warn(
+                "sums over the data differ in their last bits from those of the checkpoint, "
+                "as on another kind of processor: so will the result"
+            )
 
 
 def open_journal(place: Place, dataset: Dataset, settings: Settings) -> Journal:
@@ -215,8 +221,11 @@ def open_journal(place: Place, dataset: Dataset, settings: Settings) -> Journal:
     }
     content = place.get(_MANIFEST)
     if content is None:
-        if place.keys():
+        names = place.keys()
+        if names and not _is_orphaned(place):
             raise InputError(f"{place.name!r} holds other files; give a folder of its own")
+        if names:
+            place.delete(names)
         seed = drawn_seed(settings.random_state)
         text = json.dumps({MARK: FORMAT, "seed": seed, **told}, indent=1)
         place.put(_MANIFEST, text.encode())
@@ -255,8 +264,20 @@ def drawn_seed(random_state: int | None) -> int:
 
 def remove_checkpoint(place: Place) -> None:
     """Delete the checkpoint at a place, if there is one, and nothing else."""
-    if place.get(_MANIFEST) is not None:
+    if place.get(_MANIFEST) is not None or _is_orphaned(place):
         _delete(place)
+
+
+def _is_orphaned(place: Place) -> bool:
+    """Whether there are passes alone: of a fit that went on when another deleted its checkpoint."""
+    names = place.keys()
+    try:
+        return bool(names) and all(
+            _ENTRY.fullmatch(name) and from_bytes(place.get(name) or b"").keys() == _PARTS
+            for name in names
+        )
+    except DamagedError:
+        return False
 
 
 def _delete(place: Place) -> None:

@@ -38,17 +38,26 @@ class ChoiceModel(FittedMixture):
         return Predictor.of(result.weights, result.atoms, features)
 
     def _on(self, features: Any, log_base: Any, counts: Any = None) -> tuple[Predictor, RawBlock]:
-        values = np.asarray(features)
-        predictor = self._predictor(values)
-        if counts is None:
-            counts = np.zeros(len(values), np.uint8)
-        dataset = ArrayDataset.of(values, counts, log_base, block_rows=len(values))
+        predictor = self._predictor(np.asarray(features))
+        dataset = self._candidates(features, log_base, counts, len(features))
         raw = dataset.read_block(0)
         if findings := inspect_block(raw):
             raise InputError(f"these candidates cannot be used:\n{findings}")
         if raw.log_base is not None and not np.isfinite(raw.log_base).any():
             raise InputError("log_base: no candidate is available")
         return predictor.normalised([predictor.log_masses(raw)]), raw
+
+    def _candidates(
+        self, features: Any, log_base: Any, counts: Any = None, block_rows: int | None = None
+    ) -> ArrayDataset:
+        """Return the candidates given, whose features have the names of the fit."""
+        framed = hasattr(features, "columns") and not hasattr(features, "compute")
+        values = features if framed else np.asarray(features)
+        if counts is None:
+            counts = np.zeros(len(values), np.uint8)
+        dataset = ArrayDataset.of(values, counts, log_base, block_rows=block_rows)
+        self._check_features(features, dataset)
+        return dataset
 
     def log_prob(self, features: Any, log_base: Any = None) -> Array:
         """Log-probability of each candidate when the choice is among the rows given.
@@ -62,18 +71,66 @@ class ChoiceModel(FittedMixture):
         -------
         (p,) array
             log pi_j, nats: the weights are held, each component is normalised over the rows.
+
+        Examples
+        --------
+        >>> float(np.exp(model.log_prob(features)).sum().round(6))
+        1.0
         """
         predictor, raw = self._on(features, log_base)
         return predictor.log_prob(raw)
 
     def responsibilities(self, features: Any, log_base: Any = None) -> Array:
-        """Posterior of the component given a draw of each candidate, (p, K)."""
+        """Posterior of the component given a draw of each candidate.
+
+        Parameters
+        ----------
+        features : (p, L) array
+        log_base : (p,) array, optional
+
+        Returns
+        -------
+        (p, K) array
+            Its rows sum to 1.
+
+        Raises
+        ------
+        InputError
+            If the features are not those of the model.
+
+        Examples
+        --------
+        >>> model.responsibilities(features).shape
+        (2000, 1)
+        """
         predictor, raw = self._on(features, log_base)
         return predictor.responsibilities(raw)
 
     def score(self, features: Any, counts: Any, log_base: Any = None) -> float:
-        """Mean log-likelihood of the draws, nats per draw; counts are (p,) or (S, p)."""
-        predictor, raw = self._on(features, log_base, np.asarray(counts))
+        """Mean log-likelihood of draws.
+
+        Parameters
+        ----------
+        features : (p, L) array
+        counts : (p,) or (S, p) array
+        log_base : (p,) array, optional
+
+        Returns
+        -------
+        float
+            Nats per draw.
+
+        Raises
+        ------
+        InputError
+            If there are no draws, or the features are not those of the model.
+
+        Examples
+        --------
+        >>> bool(model.score(features, counts) > -np.log(2000))
+        True
+        """
+        predictor, raw = self._on(features, log_base, counts)
         log_prob, n = predictor.log_prob(raw), candidate_totals(raw.counts)
         seen = n > 0
         if not seen.any():
@@ -102,14 +159,19 @@ class ChoiceModel(FittedMixture):
         -------
         (p,) array of int
             How often each candidate was drawn.
+
+        Examples
+        --------
+        >>> int(model.sample(500, random_state=0).sum())
+        500
         """
         self._result()
         if not isinstance(n, int | np.integer) or n < 0:
             raise InputError(f"n: expected a number of draws, at least 0, found {n!r}")
         dataset: Dataset
         if features is not None:
-            values = np.asarray(features)
-            dataset = as_dataset(values, np.zeros(len(values), np.uint8), log_base, None)
+            self._predictor(np.asarray(features))
+            dataset = self._candidates(features, log_base)
         elif hasattr(self, "_dataset"):
             dataset = self._dataset
         else:
@@ -206,6 +268,12 @@ class ChoiceModel(FittedMixture):
         ------
         InputError, StoreError
             If the data cannot be used, or hold no draws.
+
+        Examples
+        --------
+        >>> fit = model.goodness_of_fit(features, counts)
+        >>> bool(fit.perplexity < 2000)
+        True
         """
         check_worst(n_worst, by)
         dataset = self._data(data, counts, log_base)
@@ -245,6 +313,11 @@ class ChoiceModel(FittedMixture):
         ------
         InputError, StoreError
             If the data cannot be used.
+
+        Examples
+        --------
+        >>> len(model.profile(features, counts, n_typical=3).typical[0])
+        3
         """
         dataset = self._data(data, counts, log_base)
         with _engine(client, n_threads) as engine:

@@ -45,8 +45,10 @@ class Watched:
         Seconds since the epoch, of its first and its last message.
     phase, plan : str
     n_candidates : int
+    n_passes : int
+        Since it began.
     passes, objectives, distances : list
-        One entry for each pass: its number, nats per draw, standard errors.
+        One entry for each of the last passes: its number, nats per draw, standard errors.
     weights : list of float
         Of the leader's components.
     """
@@ -56,6 +58,7 @@ class Watched:
     phase: str = "begun"
     plan: str = ""
     n_candidates: int = 0
+    n_passes: int = 0
     passes: list[int] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
@@ -77,13 +80,13 @@ class Watched:
             number = int(row["pass"])
             objective, distance = float(row["objective"]), float(row["distance"])
             self.weights = [float(weight) for weight in row.get("weights") or self.weights]
+            self.n_passes += 1
             self.passes.append(number)
             self.objectives.append(objective)
             self.distances.append(distance)
-        self.phase, self.last, self.plan, self.n_candidates = phase, last, plan, n_candidates
-        if self.passes:
             for values in (self.passes, self.objectives, self.distances):
                 del values[:-_PASSES]
+        self.phase, self.last, self.plan, self.n_candidates = phase, last, plan, n_candidates
 
     def in_words(self) -> str:
         """Phase and throughput, in one line."""
@@ -94,8 +97,8 @@ class Watched:
         if self.phase != "pass":
             told = f"{self.phase}, after {told}"
         return (
-            f"{told}: {60 * len(self.passes) / seconds:,.1f} passes a "
-            f"minute, {self.n_candidates * len(self.passes) / seconds:,.0f} rows a second; "
+            f"{told}: {60 * self.n_passes / seconds:,.1f} passes a "
+            f"minute, {self.n_candidates * self.n_passes / seconds:,.0f} rows a second; "
             f"{self.distances[-1]:.3g} standard errors from the maximum"
         )
 
@@ -123,7 +126,7 @@ class FitsPlugin(SchedulerPlugin):
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Take what a fit publishes, of whatever version of this package."""
-        if topic != TOPIC or not isinstance(msg, dict) or "fit" not in msg:
+        if topic != TOPIC or not isinstance(msg, dict) or not {"fit", "time"} <= {*msg}:
             return
         # A newer package may say other things.
         with suppress(KeyError, TypeError, ValueError, OverflowError):

@@ -60,6 +60,12 @@ class DemandModel(FittedMixture):
         InputError, StoreError
             If there is no such feature or candidate, one of them is not available, or the
             candidates cannot be used.
+
+        Examples
+        --------
+        >>> own_and_cross, errors = model.elasticities("x0", features, candidates=[0, 1])
+        >>> own_and_cross.shape
+        (2, 2)
         """
         number = self._feature(feature)
         scenario = self._scenario(features, log_base)
@@ -140,6 +146,14 @@ class DemandModel(FittedMixture):
         InputError, StoreError
             If the candidates cannot be used, are not as many in both, or there are none of
             those rows.
+
+        Examples
+        --------
+        >>> dearer = features.copy()
+        >>> dearer[0, 1] += 1
+        >>> changes = model.share_changes(features, dearer, candidates=[0])
+        >>> bool(changes.change[0] < 0)
+        True
         """
         scenarios = [self._given(before, "before"), self._given(after, "after")]
         first, second = (scenario.dataset.n_candidates for scenario in scenarios)

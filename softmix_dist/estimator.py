@@ -141,7 +141,17 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
         return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name; ``deep`` is there for scikit-learn."""
+        """Parameters by name, as scikit-learn asks for them.
+
+        Parameters
+        ----------
+        deep : bool
+            Of no effect: no parameter is an estimator.
+
+        Returns
+        -------
+        dict
+        """
         return {name: getattr(self, name) for name in self._parameter_names()}
 
     def _plain_params(self) -> dict[str, Any]:
@@ -151,6 +161,11 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
 
     def set_params(self, **params: Any) -> SoftmaxMixture:
         """Set parameters by name.
+
+        Parameters
+        ----------
+        **params
+            Of the class.
 
         Raises
         ------
@@ -234,10 +249,23 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
     def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Write the fitted model as a Zarr group that xarray opens.
 
+        Parameters
+        ----------
+        path : path
+            Or the URL of an object store.
+        overwrite : bool
+            Whether a model that is there is replaced.
+
         Raises
         ------
         StoreError
             If the path exists already or cannot be written.
+
+        Examples
+        --------
+        >>> model.save("price.zarr")
+        >>> SoftmaxMixture.load("price.zarr").weights_.tolist() == model.weights_.tolist()
+        True
         """
         result = self._result()
         told = asdict(result)
@@ -266,7 +294,16 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SoftmaxMixture:
-        """Read a model that `save` wrote.
+        """Read a model that `save` wrote; nothing in it is executed.
+
+        Parameters
+        ----------
+        path : path
+            Or the URL of an object store.
+
+        Returns
+        -------
+        SoftmaxMixture
 
         Raises
         ------

@@ -9,7 +9,7 @@ import numpy as np
 
 from softmix_dist import summary
 from softmix_dist.blocks import Array
-from softmix_dist.data.dataset import ArrayDataset, Dataset
+from softmix_dist.data.dataset import ArrayDataset, Dataset, default_names
 from softmix_dist.errors import InputError, NotFittedError
 from softmix_dist.results import FitResult
 
@@ -102,6 +102,12 @@ class FittedMixture:
         ------
         InputError
             If the level is not between 0 and 1.
+
+        Examples
+        --------
+        >>> low, high = model.confidence_intervals(0.99)["atoms"][0, 0]
+        >>> bool(low < 1.0 < high)
+        True
         """
         if not isinstance(level, float) or not 0 < level < 1:
             raise InputError(f"level: expected a number between 0 and 1, found {level!r}")
@@ -114,6 +120,11 @@ class FittedMixture:
         ------
         ImportError
             If pandas is not installed.
+
+        Examples
+        --------
+        >>> model.to_dataframe().index.tolist()
+        [(0, 'weight'), (0, 'x0'), (0, 'x1')]
         """
         import pandas
 
@@ -134,6 +145,11 @@ class FittedMixture:
         ------
         ImportError
             If xarray is not installed.
+
+        Examples
+        --------
+        >>> dict(model.to_xarray().sizes)
+        {'component': 1, 'feature': 2, 'parameter': 3, 'parameter_again': 3}
         """
         import xarray
 
@@ -173,6 +189,12 @@ class FittedMixture:
         ------
         InputError
             If there is no such feature.
+
+        Examples
+        --------
+        >>> ratio, error = model.ratios("x0", "x1")
+        >>> ratio.round(1).tolist()
+        [-1.0]
         """
         result = self._result()
         top, below = (self._feature(name) for name in (numerator, denominator))
@@ -197,13 +219,13 @@ class FittedMixture:
         raise InputError(f"no feature {feature!r}; there are {_some(names)}")
 
     def _check_features(self, given: Any, dataset: Dataset) -> None:
-        """Refuse features of other names, where they carry names."""
+        """Refuse features of other names, where both carry names."""
         framed = hasattr(given, "columns")
         if isinstance(dataset, ArrayDataset) and not framed:
             return
         names = [str(name) for name in given.columns] if framed else dataset.feature_names
         fitted = self._result().feature_names
-        if names != fitted:
+        if names != fitted and fitted != default_names(len(names)):
             raise InputError(
                 f"{dataset.name!r} has the features {_some(names)}, but the model was fitted on "
                 f"{_some(fitted)}; give them in that order"

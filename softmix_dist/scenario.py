@@ -166,4 +166,6 @@ def _candidates(features: Any, log_base: Any) -> Dataset:
         raise InputError(f"features: expected shape (p, L), found {values.shape}")
     # By width alone, so that scenarios in several precisions have the same blocks.
     block_rows = default_block_rows(8 * values.shape[1])
+    if hasattr(features, "columns") and not hasattr(features, "compute"):
+        values = features
     return ArrayDataset.of(values, np.zeros(len(values), np.uint8), log_base, block_rows=block_rows)

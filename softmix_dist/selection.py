@@ -191,6 +191,12 @@ def select_components(
         If no start of some K has a finite likelihood.
     ClusterError
         If the cluster was lost, or a GPU was asked for that cannot be used.
+
+    Examples
+    --------
+    >>> selection = select_components(features, counts, components=[1, 2])
+    >>> selection.recommended
+    1
     """
     numbers = sorted(set(components))
     if not numbers:

@@ -41,7 +41,9 @@ def cluster_of(n_workers: int, processes: bool = False, **options: Any) -> Itera
 
 
 @contextmanager
-def processes(folder: Path, n_workers: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def processes(
+    folder: Path, n_workers: int, nanny: bool = False
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A cluster none of whose processes is this one: its address, and its scheduler."""
     folder.mkdir(exist_ok=True)
     found = folder / "scheduler.json"
@@ -59,7 +61,8 @@ def processes(folder: Path, n_workers: int) -> Iterator[tuple[str, subprocess.Po
         while not found.exists():
             time.sleep(0.05)
         for _ in range(n_workers):
-            start("worker", "--no-nanny", "--nthreads", "1", "--memory-limit", "1GB")
+            watched = "--nanny" if nanny else "--no-nanny"
+            start("worker", watched, "--nthreads", "1", "--memory-limit", "1GB")
         yield json.loads(found.read_text())["address"], started[0]
     finally:
         for process in started:

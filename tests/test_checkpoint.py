@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from command import COMMAND, softmix
 from engines import BLOCK_ROWS, local, on_cluster
 from problems import signature, simulate
@@ -18,9 +19,10 @@ from problems import signature, simulate
 from softmix_dist import SoftmaxMixture, checkpoint
 from softmix_dist.codec import DamagedError, decode, encode, from_bytes, same, to_bytes
 from softmix_dist.data.dataset import ArrayDataset
-from softmix_dist.data.place import place_at
+from softmix_dist.data.place import Folder, place_at
 from softmix_dist.errors import (
     CheckpointWarning,
+    ClusterError,
     InputError,
     NumericalError,
     StoreError,
@@ -44,6 +46,7 @@ class Cut:
     def __init__(self, engine, n_passes=10**6):
         self.engine, self.left, self.made = engine, n_passes, 0
         self.plan, self.load, self.close = engine.plan, engine.load, engine.close
+        self.bytes_read = 0
 
     def _count(self):
         if not self.left:
@@ -102,9 +105,9 @@ def test_interrupted_at_every_pass(dataset, tmp_path):
         if found is not None:
             break
     assert signature(found) == signature(uninterrupted(dataset))
-    # Once more: nothing is left to do.
+    # Once more: nothing is left to do, but to look at the data.
     found, made = fit_in(tmp_path, dataset)
-    assert made == 0
+    assert made == 1
     assert signature(found) == signature(uninterrupted(dataset))
 
 
@@ -202,6 +205,26 @@ def test_other_data_are_refused(medium, dataset, tmp_path):
     assert made == found.n_passes - 3
 
 
+def test_other_data_are_refused_where_all_passes_are_known(medium, dataset, tmp_path):
+    fit_in(tmp_path, dataset)
+    features = medium.features.copy()
+    features[BLOCK_ROWS:-BLOCK_ROWS] *= 2
+    with pytest.raises(InputError, match="their sums are others"):
+        fit_in(tmp_path, replace(medium, features=features).dataset(BLOCK_ROWS))
+
+
+def test_the_same_command_refuses_other_data_after_a_death_while_it_saved(data, tmp_path):
+    path, kept = tmp_path / "model.zarr", tmp_path / "model.zarr.checkpoint"
+    here = shutil.copytree(data, tmp_path / "data.zarr")
+    # As it is left between the last pass and the model.
+    softmix("fit", here, "-k", 2, "-q", "--checkpoint", kept)
+    counts = zarr.open_group(here, mode="r+")["counts"]
+    counts[9000:9002] = counts[9000:9002][::-1] + np.array([1, -1])
+    told = softmix("fit", here, "-k", 2, "-q", "-o", path, code=65).stderr
+    assert "their sums are others" in told
+    assert not path.exists()
+
+
 def test_elsewhere_warns_and_goes_on(dataset, tmp_path, monkeypatch):
     fit_in(tmp_path, dataset, n_passes=5)
     here = checkpoint._environment()
@@ -264,6 +287,66 @@ def test_a_folder_of_other_files_is_refused(dataset, tmp_path):
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["notes.txt"]
     checkpoint.remove_checkpoint(place_at(tmp_path))
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_passes_that_another_fit_left_without_a_manifest_are_no_obstacle(dataset, tmp_path):
+    # Two at one place: the first to finish deletes it, and the other one goes on writing.
+    def finish(row):
+        if row.get("pass") == 6:
+            checkpoint.remove_checkpoint(place_at(tmp_path))
+
+    with local(1) as engine:
+        fit(dataset, SETTINGS, engine, finish, place_at(tmp_path))
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left
+    assert "checkpoint.json" not in left
+    orphans = shutil.copytree(tmp_path, tmp_path.with_name("orphans"))
+    assert signature(fit_in(tmp_path, dataset)[0]) == signature(uninterrupted(dataset))
+    checkpoint.remove_checkpoint(place_at(orphans))
+    assert not orphans.exists()
+
+
+@pytest.mark.parametrize("save", [np.savez, lambda path, values: path.write_bytes(b"mine")])
+def test_archives_of_others_are_refused_and_left(dataset, tmp_path, save):
+    fit_in(tmp_path, dataset, n_passes=3)
+    (tmp_path / "checkpoint.json").unlink()
+    save(tmp_path / "000009.npz", np.arange(3))
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InputError, match="holds other files"):
+        fit_in(tmp_path, dataset)
+    checkpoint.remove_checkpoint(place_at(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_told(data, tmp_path, monkeypatch):
+    path, kept = tmp_path / "model.zarr", tmp_path / "kept"
+    (kept / "000001.npz" / "in the way").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"cannot delete 000001\.npz"):
+        place_at(kept).delete(["000001.npz"])
+
+    def fails(*_):
+        raise StoreError("cannot delete checkpoint.json")
+
+    monkeypatch.setattr(Folder, "delete", fails)
+    # The model is there, and told.
+    told = softmix("fit", data, "-k", 2, "-q", "-o", path)
+    assert "warning: the checkpoint is left there: cannot delete" in told.stderr
+    assert "log-likelihood" in told.stdout
+    softmix("show", path)
+
+
+def test_passes_are_kept_where_some_were_made(data, tmp_path, monkeypatch):
+    def lost(*arguments, progress, **more):
+        for phase in phases:
+            progress({"phase": phase, "plan": ""})
+        raise ClusterError("the cluster was lost")
+
+    monkeypatch.setattr(SoftmaxMixture, "fit", lost)
+    command = ("fit", data, "-k", 2, "-q", "--checkpoint", tmp_path)
+    phases = ["survey"]
+    assert f"are kept in {tmp_path}" in softmix(*command, code=75).stderr
+    phases = []
+    assert "are kept" not in softmix(*command, code=75).stderr
 
 
 def test_a_place_that_cannot_be_written_is_an_error(dataset, tmp_path):

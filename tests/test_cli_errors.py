@@ -201,4 +201,4 @@ def test_an_http_server_as_the_scheduler_is_said_to_be_none(data):
         told = softmix("fit", data, "-k", 1, "--scheduler", address, code=75).stderr
         thread.join(5)
     assert f"no Dask scheduler answers at '{address}'" in told
-    assert "such as the dashboard?" in told
+    assert "the address of the dashboard?" in told

@@ -238,6 +238,7 @@ def test_other_messages_are_left_alone():
     found = FitsPlugin()
     for topic, told in (
         ("other", message("a", 1)), ("softmix", "text"), ("softmix", {"phase": "pass"}),
+        ("softmix", {"fit": "a", "phase": "pass"}),
     ):  # fmt: skip
         found.log_event(topic, told)
     assert not found.fits
@@ -253,6 +254,10 @@ def test_throughput_in_words():
     assert fit.in_words().startswith(
         "pass 30: 6.0 passes a minute, 100 rows a second; 0.5 standard"
     )
+    # Of all passes, also of those that are no longer drawn.
+    for number in range(4, 4001):
+        fit.take(message("a", 10 * number))
+    assert "6.0 passes a minute, 100 rows a second" in fit.in_words()
 
 
 @pytest.mark.browser

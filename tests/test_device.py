@@ -16,7 +16,7 @@ from dask.sizeof import sizeof
 from distributed import Client, Scheduler, SpecCluster
 from distributed import Worker as DaskWorker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster
-from fake_cuda import Runtime, installed, used
+from fake_cuda import Cuda, Runtime, RuntimeFailure, installed, used
 from problems import signature
 from test_kernels import SINGLE, TOLERANCE, assert_sums, identity, mixture, oracle, rows
 
@@ -33,6 +33,7 @@ from softmix_dist import (
 )
 from softmix_dist.arrays import host, namespace
 from softmix_dist.batched import batched_score
+from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.engine import LocalEngine, slabs
 from softmix_dist.engine import device as device_module
@@ -40,7 +41,8 @@ from softmix_dist.engine.device import Device
 from softmix_dist.engine.plan import Worker
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.slabs import choose_workers, plan_on_devices
-from softmix_dist.errors import ClusterError, InputError
+from softmix_dist.errors import ClusterError, InputError, StoreError
+from softmix_dist.fit import Settings, fit
 from softmix_dist.kernels import prepare, score
 from softmix_dist.model import Coordinates, Frame, Mixture
 from softmix_dist.selection import select_components
@@ -314,11 +316,16 @@ def test_half_precision_is_kept_where_that_is_exact(medium, device):
     assert {str(b.slices[0].dtype) for b in blocks_on_device(medium.dataset(BLOCK_ROWS))} == {
         "float32"
     }
-    # Less a centre that half precision cannot hold they are no halves any more.
-    far = replace(medium, features=(2000 + medium.features).astype(np.float16))
-    found = blocks_on_device(far.dataset(BLOCK_ROWS))
-    wide = {str(b.slices[0].dtype) for b in found}
-    assert wide <= {"float16", "float32"}
+    # Less a centre, which the first block alone decides, they are no halves any more.
+    rng = np.random.default_rng(0)
+    wide = rng.uniform(1, 900, medium.features.shape).astype(np.float16)
+    wide[:BLOCK_ROWS] = rng.uniform(300, 302, (BLOCK_ROWS, wide.shape[1]))
+    data = medium.dataset(BLOCK_ROWS, features=wide)
+    found = blocks_on_device(data)
+    assert {str(b.slices[0].dtype) for b in found} == {"float32"}
+    with local(1, device="gpu") as engine:
+        plan = engine.plan(data, held_bytes(data, data.read_block(0)))
+    assert plan.nbytes >= sum(b.slices[0].nbytes + b.draws.nbytes for b in found)
 
 
 def test_slabs_hold_the_rows_in_order(dataset, device):
@@ -339,6 +346,36 @@ def test_what_is_wrong_with_the_data_is_told_as_ever(medium, device):
         told.append(str(caught.value))
     assert "candidate 700" in told[0]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("chunk", ["features/c/4/0", "features/c/5/0", "log_base/c/5"])
+def test_chunks_that_cannot_be_read_are_told_as_ever(medium, written, device, streamed, chunk):
+    # The first and the second block of a slab, or a base measure that others of the slab have.
+    base = np.zeros(len(medium.features))
+    path = written(replace(medium, log_base=base), block_rows=BLOCK_ROWS)
+    (path / chunk).write_bytes(b"garbled")
+    told = []
+    for where in ("cpu", "gpu"):
+        with local(1, streamed, device=where) as engine, pytest.raises(StoreError) as caught:
+            fit_on(engine, open_dataset(path))
+        told.append(str(caught.value))
+    assert "the chunk cannot be read" in told[0]
+    assert told[0] == told[1]
+
+
+def test_a_chunk_that_is_garbled_under_a_fit_on_a_device(medium, written, device):
+    path = written(medium, block_rows=BLOCK_ROWS)
+
+    def garble(row):
+        if row["phase"] == "survey":
+            (path / "features" / "c" / "7" / "0").write_bytes(b"garbled")
+
+    with (
+        local(1, streamed=True, device="gpu") as engine,
+        pytest.raises(StoreError, match="(?s)changed.*candidates 1792 to"),
+    ):
+        fit(open_dataset(path), Settings(3), engine, garble)
 
 
 def test_the_estimator_takes_a_device(medium, device):
@@ -395,11 +432,22 @@ def planned(source, devices=(H200,), n_threads=1, **settings):
 def test_data_stay_on_the_device_while_they_fit():
     assert planned(Rows(700_000_000)).keep
     assert not planned(Rows(1_000_000_000)).keep
-    assert planned(Rows(1_000_000_000, dtype=np.dtype(np.float16))).keep
+    # They may not stay in half precision.
+    assert not planned(Rows(1_000_000_000, dtype=np.dtype(np.float16))).keep
+    assert planned(Rows(1_000_000_000, dtype=np.dtype(np.float16)), keep=True).keep
     assert planned(Rows(1_000_000_000), [H200, replace(H200, identity="0000:02")]).keep
     # Two workers on one device share it.
     assert not planned(Rows(1_000_000_000), [H200, H200]).keep
     assert not planned(Rows(700_000_000), device_share=0.5).keep
+
+
+def test_a_device_whose_worker_has_more_threads_may_get_more_of_the_data():
+    devices = [H200, replace(H200, identity="0000:02")]
+    source = Rows(1_200_000_000)
+    assert planned(source, devices).keep
+    nbytes = source.n_candidates * (4 * (source.n_features + 1) + 8)
+    workers = [Worker(6, 64 << 30), Worker(1, 64 << 30)]
+    assert not plan_on_devices(source, nbytes, workers, devices, EngineSettings()).keep
 
 
 def test_the_plan_tells_of_devices():
@@ -415,6 +463,45 @@ def test_a_device_too_small_to_work_in_is_refused():
     small = replace(H200, name="Small", memory=4 << 30, free=3 << 30)
     with pytest.raises(ClusterError, match="too little device memory: 4 threads work in .* Small"):
         planned(Rows(100_000_000), [small], n_threads=4)
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("full", ["device", "pinned"])
+def test_memory_that_is_not_enough_is_told_and_the_thread_works_on(
+    dataset, device, bits, monkeypatch, full, streamed
+):
+    def fails(*_):
+        if full == "device":
+            raise OutOfMemoryError("Out of memory allocating 1,024 bytes")
+        raise RuntimeFailure("cudaErrorMemoryAllocation: out of memory")
+
+    with local(1, streamed, device="gpu") as engine:
+        with monkeypatch.context() as patched:
+            if full == "device":
+                patched.setattr(standin, "empty", fails, raising=False)
+            else:
+                patched.setattr(Cuda, "alloc_pinned_memory", staticmethod(fails))
+            for _ in range(3):
+                with pytest.raises(ClusterError, match="(?i)is full .*out of memory.*device-share"):
+                    fit_on(engine, dataset)
+        bits.add(signature(fit_on(engine, dataset)))
+    assert len(bits) == 1
+
+
+def test_a_kernel_without_memory_is_told(dataset, device):
+    def fails(block):
+        raise OutOfMemoryError("Out of memory allocating 1,024 bytes")
+
+    with local(1, device="gpu") as engine:
+        fit_on(engine, dataset)
+        with pytest.raises(ClusterError, match="is full") as caught:
+            engine.reduce(fails)
+    # It reaches drivers without CuPy.
+    assert caught.value.__context__ is None
 
 
 HOST = "127.0.0.1"

@@ -69,6 +69,28 @@ def test_a_shard_that_is_dropped_does_not_wait_for_its_reads(dataset):
         told.set()
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_after_an_error_no_thread_takes_a_block_more(dataset, streamed):
+    taken, other, told = [], threading.Event(), threading.Event()
+
+    def kernel(block):
+        taken.append(block.start)
+        if block.start == 0:
+            assert other.wait(20)
+            raise ArithmeticError
+        other.set()
+        assert told.wait(20)
+        return 1
+
+    take = partial(prepare, frame=Frame(np.zeros(3), np.ones(3)), n_components=3)
+    with local(2, streamed, blocks_per_shard=10) as engine:
+        engine.load(dataset, take, 10_000)
+        with pytest.raises(ArithmeticError):
+            engine.reduce(kernel)
+        told.set()
+    assert sorted(taken) == [0, 10 * BLOCK_ROWS]
+
+
 @pytest.fixture(scope="module")
 def wide():
     """Twenty blocks, the last one ragged, whose bits two BLAS threads would change."""

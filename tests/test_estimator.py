@@ -132,6 +132,31 @@ def test_frames_keep_their_names(small, model):
         SoftmaxMixture(2).fit(mixed, small.counts)
 
 
+def test_labels_of_counts_are_those_of_the_features(small):
+    index = [f"c{i}" for i in range(len(small.features))]
+    frame = pd.DataFrame(small.features, index=index)
+    counts = pd.Series(small.counts, index=index)
+    same = SoftmaxMixture(1).fit(frame, counts)
+    assert signature(same.result_) == signature(
+        SoftmaxMixture(1).fit(small.features, small.counts).result_
+    )
+    assert same.score(frame, counts) == same.score(frame, small.counts)
+    other = counts[::-1]
+    match = f"counts: .* differ, the first is {index[-1]} and not c0"
+    with pytest.raises(InputError, match=match):
+        SoftmaxMixture(1).fit(frame, other)
+    with pytest.raises(InputError, match=match):
+        same.score(frame, other)
+    with pytest.raises(InputError, match="counts: its labels"):
+        SoftmaxMixture(1).fit(frame, pd.DataFrame([other, other]))
+    with pytest.raises(InputError, match="counts: its labels"):
+        SoftmaxMixture(1).fit(frame, counts.reset_index(drop=True))
+    base = pd.Series(0.0, index=index)[::-1]
+    for use in (same.log_prob, same.predicted_shares):
+        with pytest.raises(InputError, match="log_base: its labels"):
+            use(frame, base)
+
+
 def test_fitted_attributes(small, model):
     assert model.weights_.shape == (2,)
     assert model.atoms_.shape == (2, 2)

@@ -21,13 +21,20 @@ SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 @pytest.fixture
 def module(monkeypatch):
-    if emulated.COMPILER is None:
-        pytest.skip("no C++ compiler to emulate the kernel with")
+    emulated.need_compiler()
     monkeypatch.setattr(standin, "RawModule", emulated.RawModule, raising=False)
     monkeypatch.setattr(emulated.RawModule, "launches", 0)
     fused._kernel.cache_clear()
     yield emulated.RawModule
     fused._kernel.cache_clear()
+
+
+@pytest.mark.parametrize(("value", "outcome"), [("true", pytest.fail), ("", pytest.skip)])
+def test_without_a_compiler(monkeypatch, value, outcome):
+    monkeypatch.setattr(emulated, "COMPILER", None)
+    monkeypatch.setenv("CI", value)
+    with pytest.raises(outcome.Exception, match="no C"):
+        emulated.need_compiler()
 
 
 def there(p, n_features, base=None, dtype=SINGLE, **more):

@@ -233,8 +233,8 @@ def spoilt_checkpoint(random: Random, valid: Valid, given: Path) -> Callable[[],
         entry.write_bytes(spoil_archive(random, entry.read_bytes()))
 
     def case() -> str:
-        found = valid.fit(path)
-        return "ok, same bits" if signature(found) == signature(valid.result) else "ok, other bits"
+        assert signature(valid.fit(path)) == signature(valid.result)
+        return "ok, same bits"
 
     return case
 
@@ -251,7 +251,7 @@ def spoilt_values(random: Random, valid: Valid, given: Path) -> Callable[[], Any
     if random.random() < 0.3:
         encoded = Encoded(spoil_tree(random, encoded.tree), encoded.arrays)
     content = to_bytes({"answer": encoded})
-    content = random.choice((garbled, spoil_archive))(random, content)
+    content = random.choice((garbled, spoil_archive, lambda random, same: same))(random, content)
 
     def case() -> str:
         try:

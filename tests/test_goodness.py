@@ -204,7 +204,10 @@ def test_the_data_of_the_fit_are_the_default(problem, model, tmp_path):
     [
         (lambda m, x, n: m.goodness_of_fit(x), "counts are missing"),
         (lambda m, x, n: m.goodness_of_fit(x[:, :1], n), "features: expected"),
-        (lambda m, x, n: m.goodness_of_fit(pd.DataFrame(x), n), "has the features 0, 1"),
+        (
+            lambda m, x, n: m.goodness_of_fit(pd.DataFrame(x).assign(extra=0.0), n),
+            "has the features 0, 1",
+        ),
         (lambda m, x, n: m.goodness_of_fit(x, n[1:]), "counts: expected"),
         (lambda m, x, n: m.goodness_of_fit(x, -n.astype(int)), "counts: negative"),
         (lambda m, x, n: m.goodness_of_fit(x, n, n_worst=-1), "n_worst: "),

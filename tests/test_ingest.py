@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -148,6 +150,17 @@ def test_counts_are_added_up(tmp_path, write):
     check(tmp_path / "out.zarr")
 
 
+def test_a_series_of_counts_goes_by_its_index(tmp_path):
+    ingest(tmp_path / "out.zarr", FEATURES, counts=EVENTS["id"].value_counts())
+    check(tmp_path / "out.zarr")
+    both = EVENTS[["person", "id"]].value_counts()
+    ingest(tmp_path / "two.zarr", FEATURES, counts=both, sample="person")
+    check(tmp_path / "two.zarr", samples=True)
+    matrix = FEATURES[["price", "size"]].to_numpy()
+    ingest(tmp_path / "rows.zarr", matrix, counts=pd.Series(DRAWN).value_counts())
+    np.testing.assert_array_equal(open_dataset(tmp_path / "rows.zarr").read_block(0).counts, COUNTS)
+
+
 def test_a_dask_cluster_counts(tmp_path, write, monkeypatch):
     monkeypatch.setattr(tables, "_ROWS", 500)
     events = write(EVENTS, "events", "parquet", 5)
@@ -256,6 +269,59 @@ def test_anndata_that_lacks_something(tmp_path):
         ingest_anndata(tmp_path / "x", tmp_path / "bad.h5ad")
 
 
+def test_rows_of_a_matrix_that_lack_a_value(tmp_path):
+    values = np.arange(8.0).reshape(4, 2)
+    values[1, 0], values[3] = np.nan, np.inf
+    counts = np.array([[1, 2, 3, 0]])
+    refused("3 values are not finite, the first in row 1, 'x0'; row 3, 'x0'; row 3, 'x1'",
+            tmp_path / "x", values, counts=counts)  # fmt: skip
+    policies = {"missing": "drop", "unknown": "drop"}
+    report = ingest(tmp_path / "x", values, counts=counts, **policies)
+    assert (report.n_lacking, report.n_unknown_draws, report.n_draws) == (2, 2, 4)
+    assert features_in(tmp_path / "x") == (["x0", "x1"], [[0, 1], [4, 5]])
+    assert open_dataset(tmp_path / "x").labels([0, 1]) == ["0", "2"]
+    ingest(tmp_path / "y", values, pd.DataFrame({"id": [0, 2, 2]}), missing="drop")
+    assert open_dataset(tmp_path / "y").read_block(0).counts.tolist() == [1, 2]
+    far = np.array([[1.0, 2.0], [1.0, 1e300]])
+    refused("float32 cannot hold, the first in row 1, 'x1'", tmp_path / "z", far,
+            counts=np.ones((1, 2)))  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [
+    {"columns": ["a"]}, {"categorical": ["a"]}, {"bases": {"a": "b"}}, {"like": Path("a.zarr")},
+    {"sample": "shop"}, {"event_id": "key"},
+])  # fmt: skip
+def test_options_that_a_matrix_has_not(tmp_path, options):
+    (name,) = options
+    refused(f"{name}: .* matrix", tmp_path / "x", np.eye(3), counts=np.ones((1, 3)), **options)
+
+
+def test_names_of_samples_are_of_a_matrix(tmp_path):
+    refused("sample_names: a table has none", tmp_path / "x", FEATURES, EVENTS, sample_names=["a"])
+
+
+def test_anndata_whose_variables_have_one_name(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    var = pd.DataFrame(index=["a", "b", "b"])
+    with pytest.warns(UserWarning, match="not unique"):
+        data = anndata.AnnData(np.ones((2, 3), np.float32), var=var, varm={"P": np.eye(3, 2)})
+    with pytest.raises(InputError, match=r"1 rows have an id that came before \(b"):
+        ingest_anndata(tmp_path / "x", data, varm="P")
+    ingest_anndata(tmp_path / "x", data, varm="P", duplicates="drop", unknown="drop")
+    assert open_dataset(tmp_path / "x").labels([0, 1]) == ["a", "b"]
+
+
+def test_anndata_with_ids_of_its_own(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    var = pd.DataFrame({"id": [5, 6, 7], "kind": pd.Categorical([1, 2, 1])}, index=list("abc"))
+    data = anndata.AnnData(np.ones((2, 3), np.float32), var=var)
+    ingest_anndata(tmp_path / "x", data)
+    assert features_in(tmp_path / "x") == (["id", "kind=2"], [[5, 0], [6, 1], [7, 0]])
+    assert open_dataset(tmp_path / "x").labels(range(3)) == ["a", "b", "c"]
+    with pytest.raises(InputError, match="there is no counts, sample"):
+        ingest_anndata(tmp_path / "y", data, counts=3, sample="shop")
+
+
 # ------------------------------------------------------------------ what does not go together
 
 
@@ -349,6 +415,122 @@ def test_files_that_differ(tmp_path, write):
     assert "003.parquet: column 'id' is int64, in" in message
     EVENTS[["person"]].to_parquet(folder / "003.parquet")
     refused("003.parquet has no column 'id'", tmp_path / "x", FEATURES, folder)
+    twice = pa.table([["a"], ["b"]], names=["id", "id"])
+    pyarrow.parquet.write_table(twice, folder / "003.parquet")
+    refused("events: several columns are called 'id'", tmp_path / "x", FEATURES, folder)
+
+
+def files_of(tmp_path, *contents):
+    """CSV files, one for each text."""
+    paths = [tmp_path / f"{len(list(tmp_path.iterdir()))}-{i}.csv" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_text(content.replace(" ", "\n") + "\n")
+    return paths
+
+
+def features_in(path):
+    """Names and values of the features of a data set."""
+    data = open_dataset(path)
+    return data.feature_names, data.read_block(0).features.tolist()
+
+
+def test_samples_and_categories_of_csv_are_text(tmp_path):
+    features = files_of(tmp_path, "id,zip,z a,07,1 b,A1,2", "id,zip,z c,07,3 d,7,4")
+    events = files_of(tmp_path, "id,shop a,1 b,007 b,7", "id,shop c,A d,2")
+    ingest(tmp_path / "x", features, events, sample="shop", categorical=["zip"])
+    data = open_dataset(tmp_path / "x")
+    assert data.sample_names == ["007", "1", "2", "7", "A"]
+    assert features_in(tmp_path / "x") == (
+        ["zip=7", "zip=A1", "z"],
+        [[0, 0, 1], [0, 1, 2], [0, 0, 3], [1, 0, 4]],
+    )
+    # What is a category must be said where a file alone would not tell.
+    message = refused("the files have different columns", tmp_path / "y", features, events)
+    assert f"{features[1]}: column 'zip' is double, in {features[0]} string" in message
+    assert "(categorical)" in message
+
+
+def test_numbers_of_csv_are_of_one_type(tmp_path):
+    features = files_of(tmp_path, "id,z,k", "id,z,k a,1, b,2,", "id,z,k c,0.5,3 d,4,5")
+    counts = files_of(tmp_path, "id,count a,1", "id,count b,2.0")
+    ingest(tmp_path / "x", features, counts=counts, columns=["z"])
+    assert features_in(tmp_path / "x") == (["z"], [[1], [2], [0.5], [4]])
+    ingest(tmp_path / "y", features, counts=counts, missing="drop", unknown="drop")
+    assert features_in(tmp_path / "y") == (["z", "k"], [[0.5, 3], [4, 5]])
+    words = files_of(tmp_path, "id,count a,1", "id,count b,x")
+    refused("column 'count' is string, in .* double", tmp_path / "z", features, counts=words)
+
+
+def test_a_fraction_after_a_megabyte_of_whole_numbers(tmp_path):
+    rows = " ".join(f"i{i},{i}" for i in range(150_000))
+    (features,) = files_of(tmp_path, f"id,z {rows} last,1.5")
+    ingest(tmp_path / "x", features, pd.DataFrame({"id": ["last"]}), block_rows=200_000)
+    assert open_dataset(tmp_path / "x").read_block(0).features[-1] == 1.5
+    (features,) = files_of(tmp_path, f"id,z {rows} last,much")
+    refused("invalid value 'much'.*first rows.*categorical", tmp_path / "y", features, EVENTS)
+
+
+SMALL = pa.table({"id": [1, 2, 3, 4], "z": [0.5, 1.5, 2.5, 3.5]})
+ONCE = pd.DataFrame({"id": [1, 2]})
+
+
+@pytest.mark.parametrize(("column", "names", "values"), [
+    (pa.array([True, False, True, True]), ["k=true"], [1, 0, 1, 1]),
+    (pa.array([7, 10, 7, 10]), ["k=7"], [1, 0, 1, 0]),
+    (pa.array([7, 10, 7, 10]).dictionary_encode(), ["k=7"], [1, 0, 1, 0]),
+    (pa.array([1.5, 2.0, 1.5, 2.0]).dictionary_encode(), ["k=2"], [0, 1, 0, 1]),
+    (pa.array([True, False, True, True]).dictionary_encode(), ["k=true"], [1, 0, 1, 1]),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["table", "parquet"])
+def test_categories_that_are_not_text(tmp_path, column, names, values, kind):
+    features, categorical = SMALL.append_column("k", column), ["k"]
+    if pa.types.is_dictionary(column.type):
+        categorical = []
+    if kind == "parquet":
+        pyarrow.parquet.write_table(features, tmp_path / "features.parquet")
+        features = tmp_path / "features.parquet"
+    ingest(tmp_path / "x", features, ONCE, columns=["k"], categorical=categorical)
+    assert features_in(tmp_path / "x") == (names, [[value] for value in values])
+    ingest(tmp_path / "y", features, ONCE, like=tmp_path / "x")
+    assert features_in(tmp_path / "y") == (names, [[value] for value in values])
+
+
+def test_levels_are_those_of_the_rows_that_are_kept(tmp_path):
+    features = pd.DataFrame({
+        "id": [1, 2, 3, 4, 4],
+        "k": ["a", "b", "c", "b", "d"],
+        "z": [np.nan, 1, 2, 3, 4],
+    })  # fmt: skip
+    policies = {"missing": "drop", "duplicates": "drop", "unknown": "drop"}
+    ingest(tmp_path / "x", features, ONCE, **policies)
+    assert features_in(tmp_path / "x") == (["k=c", "z"], [[0, 1], [1, 2], [0, 3]])
+    refused("no level 'a'; there are 'b', 'c'", tmp_path / "y", features, ONCE,
+            bases={"k": "a"}, **policies)  # fmt: skip
+    # Nor are levels strange that nobody keeps.
+    strange = features.assign(k=["pink", "b", "c", "b", "grey"])
+    ingest(tmp_path / "y", strange, ONCE, like=tmp_path / "x", **policies)
+    assert features_in(tmp_path / "y") == features_in(tmp_path / "x")
+
+
+def test_whole_numbers_that_floats_round(tmp_path):
+    ingest(tmp_path / "x", SMALL.append_column("k", pa.array([2**53 + 1, 2, 3, 4])), ONCE)
+    assert features_in(tmp_path / "x")[1][0] == [0.5, 2**53]
+
+
+def test_columns_that_nobody_uses_may_differ(tmp_path, write):
+    events = write(EVENTS, "events", "parquet", 2)
+    EVENTS.iloc[:0].assign(person=1.5).to_parquet(events / "002.parquet")
+    EVENTS[["id"]].iloc[:0].to_parquet(events / "003.parquet")
+    ingest(tmp_path / "x", FEATURES, events)
+    check(tmp_path / "x")
+    refused("003.parquet has no column 'person'", tmp_path / "y", FEATURES, events, sample="person")
+
+
+def test_a_column_without_values_in_one_file(tmp_path, write):
+    features = write(FEATURES, "features", "parquet", 2)
+    FEATURES.iloc[:0].assign(colour=None).to_parquet(features / "-.parquet")
+    ingest(tmp_path / "x", features, EVENTS)
+    check(tmp_path / "x")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"nothing of the kind" * 100])
@@ -372,6 +554,12 @@ def test_tables_that_hold_nothing(tmp_path, write):
     empty = EVENTS.iloc[:0]
     refused("events: no rows", tmp_path / "x", FEATURES, write(empty, "events", "parquet"))
     refused("features: no rows", tmp_path / "x", FEATURES.iloc[:0], EVENTS)
+    pyarrow.parquet.ParquetWriter(
+        tmp_path / "no.parquet", pa.schema([("id", pa.string()), ("z", pa.float64())])
+    ).close()
+    refused("events: no rows", tmp_path / "x", FEATURES, tmp_path / "no.parquet")
+    refused("features: no rows", tmp_path / "x", tmp_path / "no.parquet", EVENTS)
+    refused("features: no rows", tmp_path / "x", files_of(tmp_path, "id,z"), EVENTS)
     (tmp_path / "none").mkdir()
     refused("no files", tmp_path / "x", FEATURES, tmp_path / "none", error=StoreError)
     refused("cannot be opened", tmp_path / "x", FEATURES, tmp_path / "no.csv", error=StoreError)
@@ -391,6 +579,17 @@ def test_tables_that_hold_nothing(tmp_path, write):
     ({"features": FEATURES.assign(day=pd.Timestamp("2020-01-01"))}, "column 'day' has type timest"),
     ({"features": FEATURES.assign(one="x")}, "column 'one' has one level alone"),
     ({"features": FEATURES.assign(far=1e300)}, "column 'far' has values that float32 cannot hold"),
+    ({"columns": ["id", "size"]}, "columns: expected features, each once and without the id 'id'"),
+    ({"columns": ["size", "size"]}, "columns: expected features, each once"),
+    ({"columns": "size"}, "columns: expected a list of columns, found 'size'"),
+    ({"categorical": ["id"]}, "categorical: not among the features: 'id'"),
+    ({"sample": "id"}, "columns of their own for ids, samples and counts, found 'id', 'id'"),
+    ({"like": "a", "columns": ["size"]}, "like takes columns"),
+    ({"events": EVENTS["id"]}, "events: expected paths, a pandas frame or an Arrow table, found S"),
+    ({"events": 5}, "events: expected paths, a pandas frame or an Arrow table, found int"),
+    ({"features": FEATURES.assign(id=[1, *IDS[1:]])}, "features: not a table .*int.* id "),
+    ({"features": pd.concat([FEATURES, FEATURES["size"]], axis=1)}, "Duplicate column.*'size'"),
+    ({"features": pa.table([[1], [2], [3]], names=["id", "z", "z"])}, "several columns are called"),
     ({"events": EVENTS.assign(id=[None] + list(EVENTS["id"][1:]))}, "1 rows of 5000 have no value"),
     ({"features": FEATURES.assign(id=[None, *IDS[1:]])}, "1 rows have no id"),
 ])  # fmt: skip
@@ -413,6 +612,9 @@ def test_new_candidates_become_features_like_the_old_ones(tmp_path):
                       like=tmp_path / "old")  # fmt: skip
     assert "column 'colour': 3 rows have levels that are not known, 'grey', 'pink'" in message
     refused("no column 'size'", tmp_path / "x", FEATURES.drop(columns="size"), EVENTS,
+            like=tmp_path / "old")  # fmt: skip
+    refused("text in 'size', which were numbers", tmp_path / "x",
+            FEATURES.assign(size=FEATURES["size"].astype(str)), EVENTS,
             like=tmp_path / "old")  # fmt: skip
     write_dataset(tmp_path / "plain", np.eye(3), np.ones(3, int))
     refused("was not ingested", tmp_path / "x", FEATURES, EVENTS, like=tmp_path / "plain")
@@ -447,6 +649,28 @@ def test_counts_that_are_none(tmp_path, values, match):
     refused(match, tmp_path / "x", FEATURES, counts=counts)
 
 
+def test_counts_of_nothing_are_no_draws(tmp_path):
+    counts = pd.DataFrame({"id": [1, 2, 9, 3], "shop": list("abca"), "count": [5, 0, 0, 0]})
+    report = ingest(tmp_path / "x", SMALL, counts=counts)
+    assert (report.n_unseen, report.n_rows, report.n_unknown_ids) == (3, 4, 0)
+    ingest(tmp_path / "y", SMALL, counts=counts, sample="shop")
+    data = open_dataset(tmp_path / "y")
+    assert data.sample_names == ["a", "b", "c"]
+    np.testing.assert_array_equal(data.read_block(0).counts.sum(axis=0), [5, 0, 0, 0])
+    zeros = csr_array((np.array([1, 0, 2]), (np.zeros(3, int), np.arange(3))), shape=(1, 4))
+    assert ingest(tmp_path / "z", SMALL, counts=zeros).n_unseen == 2
+    assert zeros.nnz == 3
+
+
+def test_counts_that_no_integer_holds(tmp_path):
+    for value in (1e20, np.inf):
+        table = pd.DataFrame({"id": [1, 2], "count": [1, value]})
+        refused("1 of them are not, the first is", tmp_path / "x", SMALL, counts=table)
+        matrix = np.array([[1, 2, 3, value]])
+        refused(r"1 are not, the first is \S+ in row 0, column 3", tmp_path / "x", SMALL,
+                counts=matrix)  # fmt: skip
+
+
 def test_matrices_that_do_not_fit(tmp_path):
     refused("counts have 5 columns, features 300 rows", tmp_path / "x", FEATURES,
             counts=coo_array(np.ones((2, 5), int)))  # fmt: skip
@@ -458,6 +682,16 @@ def test_matrices_that_do_not_fit(tmp_path):
     values = np.ones((P, 2))
     values[7, 1] = np.nan
     refused("not finite", tmp_path / "x", values, counts=np.ones((1, P), int))
+
+
+def test_a_data_set_is_no_matrix(tmp_path):
+    ingest(tmp_path / "old.zarr", FEATURES, EVENTS)
+    message = refused("old.zarr is a data set already with candidate_label, feature",
+                      tmp_path / "x", tmp_path / "old.zarr", EVENTS)  # fmt: skip
+    assert "old.zarr/features, whose row numbers" in message
+    rows = pd.DataFrame({"id": DRAWN})
+    ingest(tmp_path / "x", tmp_path / "old.zarr" / "features", rows)
+    np.testing.assert_array_equal(open_dataset(tmp_path / "x").read_block(0).counts, COUNTS)
 
 
 def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
@@ -472,6 +706,30 @@ def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
     check(tmp_path / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     refused("exists already", tmp_path / "x", FEATURES, EVENTS, error=StoreError)
+
+
+def test_a_piece_travels_without_the_others(monkeypatch):
+    monkeypatch.setattr(tables, "_ROWS", 1000)
+    frame = pd.DataFrame({"id": np.arange(100_000), "k": pd.Categorical(np.arange(100_000) % 3)})
+    part = tables.open_table(frame, "features").using(["id", "k"]).part(2, 3)
+    content = pickle.dumps(part)
+    assert len(content) < 30_000
+    (rows,) = pickle.loads(content).read_block(2).batches(["id", "k"])
+    assert rows["id"].to_pylist() == list(range(2000, 3000))
+    assert rows["k"].to_pylist() == [i % 3 for i in range(2000, 3000)]
+
+
+def test_paths_are_those_of_every_folder(tmp_path, write, monkeypatch):
+    write(EVENTS, "events", "csv", 2)
+    monkeypatch.chdir(tmp_path)
+    opened = [
+        tables.open_table(where, "events")
+        for where in ("events", "events/*.csv", ["events/000.csv", Path("events/001.csv")])
+    ]
+    monkeypatch.chdir("/")
+    for table in opened:
+        blocks = [table.using(["id"]).read_block(i) for i in range(2)]
+        assert sum(len(rows) for block in blocks for rows in block.batches(["id"])) == 5000
 
 
 def test_pieces_hold_about_as_many_rows(tmp_path, write, monkeypatch):
@@ -534,6 +792,11 @@ def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "softmix_dist.data.ingest", None)
     told = softmix("ingest", tmp_path / "x", "--features", "a", "--events", "b", code=2)
     assert "pip install 'softmix-dist[ingest]'" in told.stderr
+
+
+def test_the_command_refuses_options_that_anndata_has_not(tmp_path):
+    told = softmix("ingest", tmp_path / "x", "--anndata", "a.h5ad", "--sample", "shop", code=2)
+    assert "--event-id and --sample are of --events and --counts" in told.stderr
 
 
 def test_the_command_takes_anndata(tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 
 import dask
+import numpy as np
 import pytest
 from command import softmix
-from engines import BLOCK_ROWS, cluster_of, local, on_cluster
+from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster
 
+from softmix_dist.engine import LocalEngine
+from softmix_dist.engine.local import memory_used
 from softmix_dist.engine.plan import Worker, count_merges, count_shards, make_plan
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.errors import InputError
@@ -39,6 +43,17 @@ def test_data_stay_in_memory_up_to_half_of_it():
     assert not plan_of(62, busy).keep
     assert plan_of(62, busy, keep=True).keep
     assert plan_of(10_000, [Worker(1, None)]).keep
+
+
+def test_a_worker_with_more_threads_may_get_more_of_the_data():
+    several, one = Worker(6, 4000 * MB), Worker(1, 4000 * MB)
+    assert plan_of(120, [several, several]).keep
+    assert plan_of(120, [several, one]).keep
+    # 12 of 14 shards of 3 200 MB are more than half of the memory.
+    assert not plan_of(200, [several, one]).keep
+    assert not plan_of(200, [one, several]).keep
+    # And one with fewer threads may get as much as the others.
+    assert not plan_of(200, [several, several, Worker(1, 1000 * MB)]).keep
 
 
 def test_the_number_of_tasks_is_that_of_the_threads():
@@ -75,6 +90,27 @@ def test_engines_plan_by_what_they_have(medium):
     with cluster_of(2, memory_limit="8GB") as client, on_cluster(client) as engine:
         found = engine.plan(data, 10**6)
         assert (found.n_workers, found.memory) == (2, 16 * 10**9)
+
+
+def test_threads_keep_data_beside_what_their_process_uses(medium):
+    # Of 0.65 of the memory 500 MB are left.
+    before, data = memory_used(), medium.dataset(BLOCK_ROWS)
+    with closing(LocalEngine(1, memory=int((before + 500 * MB) / 0.65))) as engine:
+        assert engine.plan(data, 400 * MB).keep
+        notebook = np.ones(300 * MB // 8)
+        assert not engine.plan(data, 400 * MB).keep
+    assert memory_used() - before >= 0.7 * notebook.nbytes
+
+
+def test_threads_load_other_data_in_the_place_of_those_they_hold(medium, monkeypatch):
+    data, held = medium.dataset(BLOCK_ROWS), []
+    with local(1) as engine:
+        fit_on(engine, data)
+        monkeypatch.setattr(
+            "softmix_dist.engine.local.memory_used", lambda: held.append(len(engine._shards)) or 0
+        )
+        fit_on(engine, data)
+    assert held == [0]
 
 
 def test_settings_come_from_the_configuration():

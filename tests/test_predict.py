@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 
@@ -81,3 +82,25 @@ def test_samples_follow_the_model(given, small, model):
 def test_candidates_that_are_none_are_refused(use, fragment, small, model):
     with pytest.raises(InputError, match=fragment):
         use(model, small.features, small.counts)
+
+
+def test_features_of_other_names_are_refused(small):
+    frame = pd.DataFrame(small.features)
+    frame.columns = [f"f{i}" for i in range(frame.shape[1])]
+    model = SoftmaxMixture(1).fit(frame, small.counts)
+    np.testing.assert_array_equal(model.log_prob(frame), model.log_prob(small.features))
+    turned = frame[frame.columns[::-1]]
+    for use in (
+        model.log_prob,
+        model.responsibilities,
+        lambda features: model.score(features, small.counts),
+        lambda features: model.sample(10, features),
+    ):
+        use(frame)
+        with pytest.raises(InputError, match="but the model was fitted on f0"):
+            use(turned)
+
+
+def test_a_model_without_names_takes_features_of_any(small, model):
+    frame = pd.DataFrame(small.features, columns=["price", "time"])
+    np.testing.assert_array_equal(model.log_prob(frame), model.log_prob(small.features))

@@ -7,10 +7,12 @@ import logging
 import os
 import pickle
 import re
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from traceback import format_exception
 
 import numpy as np
@@ -21,6 +23,7 @@ from command import softmix
 from endpoint import BUCKET, Proxy, ask, free_port, s3_server
 from engines import cluster_of, local
 from problems import signature
+from scipy.sparse import csr_array, save_npz
 
 from softmix_dist import SoftmaxMixture, open_dataset
 from softmix_dist.checkpoint import remove_checkpoint
@@ -30,7 +33,7 @@ from softmix_dist.data.ingest import ingest
 from softmix_dist.data.place import place_at
 from softmix_dist.data.simulate import simulate
 from softmix_dist.data.store import new_group
-from softmix_dist.data.store_errors import without_secrets
+from softmix_dist.data.store_errors import without_place, without_secrets
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.errors import InputError, StoreError, StoreUnavailableError
 
@@ -280,6 +283,60 @@ def test_a_refusal_is_said_in_one_line(proxy, url, status, answer, message):
         told = softmix("fit", f"{url}/data.zarr", "-k", 2, code=65).stderr
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", ["connections", "timed out/SlowDown", "AccessDenied/data.zarr"])
+def test_the_words_of_a_path_say_nothing_of_an_error(proxy, url, path):
+    proxy.fails = lambda method, path: True
+    proxy.status, proxy.body = 400, b"<Error><Code>InvalidArgument</Code></Error>"
+    with pytest.raises(StoreError, match="status code: 400 Bad Request") as caught:
+        place_at(f"s3://{BUCKET}/{path}").get("x")
+    assert not isinstance(caught.value, StoreUnavailableError)
+    assert proxy.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ("GET https://timeouts.s3.aws.com/a/SlowDown/x in 3ms", "GET https://s3.aws.com in 3ms"),
+        ("GET http://host:1/timeouts?prefix=a%2FSlowDown%2F in", "GET http://host:1 in"),
+        ("Object at location a/SlowDown/c/0 not found", "Object at location  not found"),
+        ("PermissionError: timeouts/a/SlowDown", "PermissionError: "),
+        ("PUT http://host/latest/api/token: end", "PUT http://host/latest/api/token: end"),
+    ],
+)  # fmt: skip
+def test_errors_are_read_without_what_the_user_named(told, left):
+    assert without_place(told, "s3://timeouts/a/SlowDown") == left
+
+
+def test_an_endpoint_that_drips_is_not_asked_again(url, monkeypatch):
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n'
+    head += b"Last-Modified: Wed, 12 Oct 2022 17:50:00 GMT\r\n\r\n"
+    asked, over = [], threading.Event()
+
+    class Drip(BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(65536))
+            self.request.sendall(head)
+            with suppress(OSError):
+                while not over.wait(0.1):
+                    self.request.sendall(b" ")
+
+    # In the order of the bounds that users have: obstore itself does not ask again either.
+    retry = {**objects.RETRY, "retry_timeout": timedelta(seconds=0.5)}
+    monkeypatch.setattr(objects, "RETRY", retry)
+    monkeypatch.setattr(objects, "_TOTAL", 1.0)
+    monkeypatch.setitem(objects._CLIENT, "timeout", "1s")
+    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        try:
+            with pytest.raises(StoreUnavailableError, match="timed out"):
+                place_at(url).get("x")
+        finally:
+            over.set()
+            server.shutdown()
+    assert len(asked) == 1
 
 
 def test_an_endpoint_that_is_down(url, monkeypatch, tmp_path):
@@ -580,6 +637,28 @@ def test_tables_come_from_a_store_and_go_there(url, tmp_path):
         again = ingest(tmp_path / "here.zarr", f"{url}/features.parquet", f"{url}/events/",
                        client=client)  # fmt: skip
     assert again.n_draws == 20_000
+
+
+def test_matrices_and_patterns_of_a_store(url, tmp_path):
+    np.save(tmp_path / "features.npy", np.eye(4, 2))
+    save_npz(tmp_path / "counts.npz", csr_array(np.array([[4, 3, 2, 1]])))
+    for name in ("features.npy", "counts.npz"):
+        put(f"{url}/{name}", (tmp_path / name).read_bytes())
+    for name in ("a-1.csv", "a-2.csv", "b-1.csv", "deep/a-1.csv"):
+        put(f"{url}/events/{name}", b"id\n0\n0\n3\n")
+    ingest(tmp_path / "x", f"{url}/features.npy", counts=f"{url}/counts.npz")
+    block = open_dataset(tmp_path / "x").read_block(0)
+    np.testing.assert_array_equal(block.features, np.eye(4, 2))
+    assert block.counts.tolist() == [[4, 3, 2, 1]]
+    for pattern, times in (("events/a-*.csv", 2), ("events/*.csv", 3), ("*/*/*.csv", 1)):
+        ingest(tmp_path / "y", f"{url}/features.npy", f"{url}/{pattern}", overwrite=True)
+        counts = open_dataset(tmp_path / "y").read_block(0).counts
+        assert counts.tolist() == [2 * times, 0, 0, times]
+    for name in ("no.npy", "no*.csv"):
+        with pytest.raises(StoreError, match="does not exist|no files at"):
+            ingest(tmp_path / "z", f"{url}/{name}", f"{url}/events")
+    with pytest.raises(StoreError, match="does not exist"):
+        ingest(tmp_path / "z", f"{url}/features.npy", counts=f"{url}/no.npz")
 
 
 def test_a_report_comes_from_a_store_and_goes_there(url):

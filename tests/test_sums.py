@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softmix_dist import sums
 from softmix_dist.sums import DesignSums, Node, ScoreSums, add, merge, total
 
 
@@ -40,12 +38,6 @@ def grouped(values, cuts, plus):
 def partitions(draw):
     size = draw(st.integers(1, 70))
     return size, draw(st.lists(st.integers(0, size), max_size=12))
-
-
-def test_doctests():
-    found = doctest.testmod(sums)
-    assert found.attempted > 0
-    assert found.failed == 0
 
 
 @given(partitions())

@@ -75,6 +75,35 @@ def test_a_lost_scheduler_ends_the_fit(dataset, tmp_path):
             assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_frozen_scheduler_ends_the_fit(dataset, tmp_path, streamed):
+    with (
+        processes(tmp_path, 1) as (address, scheduler),
+        Client(address, set_as_default=False, timeout="20s") as client,
+    ):
+        client.wait_for_workers(1, timeout=30)
+        with on_cluster(client, streamed, stall_timeout=3.0) as engine:
+            expected = signature(fit_on(engine, dataset))
+            scheduler.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(ClusterError, match="scheduler did not answer for 3 seconds"):
+                    engine.reduce(len)
+                with pytest.raises(ClusterError, match="scheduler did not answer for 3 seconds"):
+                    on_cluster(client, stall_timeout=3.0).__enter__()
+            finally:
+                scheduler.send_signal(signal.SIGCONT)
+            assert signature(fit_on(engine, dataset)) == expected
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_gave_up_its_scheduler_ends_the_fit(dataset, streamed):
+    with cluster_of(1) as client, on_cluster(client, streamed) as engine:
+        fit_on(engine, dataset)
+        client.close()
+        with pytest.raises(ClusterError, match="lost its scheduler; start a new cluster"):
+            engine.reduce(len)
+
+
 def test_a_fit_in_a_running_event_loop_as_in_a_notebook(dataset):
     async def cell():
         with cluster_of(1) as client, on_cluster(client) as engine:

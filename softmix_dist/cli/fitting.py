@@ -11,7 +11,7 @@ import click
 
 from softmix_dist.cli.cluster import cluster_options, connected, device_option
 from softmix_dist.cli.exits import Interrupted
-from softmix_dist.errors import ClusterError, InputError, StoreUnavailableError
+from softmix_dist.errors import ClusterError, InputError, StoreError, StoreUnavailableError
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
@@ -197,33 +197,44 @@ def fit(
     )
     mode = "quiet" if quiet else "json" if log_json else "auto"
     with (
-        _kept_passes(kept),
+        _kept_passes(kept) as phases,
         ProgressLines(mode) as progress,
         connected(scheduler, workers, memory_limit) as client,
     ):
+
+        def told(row: dict[str, Any]) -> None:
+            phases.append(row["phase"])
+            progress(row)
+
         model.fit(
             dataset,
             client=client,
             n_threads=None if client else workers,
             device=device,
-            progress=progress,
+            progress=told,
             checkpoint=kept,
         )
     if output is not None:
         model.save(output, overwrite)
         click.echo(f"model written to {output}", err=True)
         if kept is not None:
-            remove_checkpoint(place_at(kept))
+            try:
+                remove_checkpoint(place_at(kept))
+            except StoreError as error:
+                # The model is there: to fit it again would be refused.
+                click.echo(f"warning: the checkpoint is left there: {error}", err=True)
     click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
 
 
 @contextmanager
-def _kept_passes(checkpoint: str | None) -> Iterator[None]:
-    """Say where they are, when a fit ends before its time."""
+def _kept_passes(checkpoint: str | None) -> Iterator[list[str]]:
+    """Say where they are, when a fit ends before its time and has told of a phase."""
+    phases: list[str] = []
     try:
-        yield
+        yield phases
     except (ClusterError, StoreUnavailableError, KeyboardInterrupt, Interrupted):
-        if checkpoint is not None:
+        # The first is told when its pass is kept, or when some are known.
+        if checkpoint is not None and phases:
             click.echo(f"the passes that were made are kept in {checkpoint}", err=True)
         raise
 

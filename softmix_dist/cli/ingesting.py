@@ -67,7 +67,7 @@ def _list(context: Any, parameter: Any, value: str | None) -> list[str] | None:
     "--categorical",
     callback=_list,
     metavar="A,B,...",
-    help="Columns of whole numbers that are categories; text always is.",
+    help="Columns of whole numbers that are categories, as text of CSV; text always is.",
 )
 @click.option(
     "--base",
@@ -135,6 +135,8 @@ def ingest(
         raise click.UsageError("give --features and either --events or --counts, or --anndata")
     if not annotated and (varm or layer):
         raise click.UsageError("--varm and --layer are of --anndata")
+    if annotated and (options["event_id"] or options["sample"]):
+        raise click.UsageError("--event-id and --sample are of --events and --counts")
     with connected(scheduler, workers, memory_limit) as client:
         options |= {"bases": base, "categorical": categorical or (), "client": client}
         options["n_threads"] = None if client else workers

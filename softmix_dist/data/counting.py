@@ -103,7 +103,8 @@ def _whole(values: pa.ChunkedArray, name: str, column: str) -> Array:
         problem = f"they are of type {values.type}"
     else:
         found = np.asarray(values)
-        wrong = ~(found >= 0)
+        # Above, or not finite, it would become another number.
+        wrong = ~((found >= 0) & (found < 2.0**64))
         if found.dtype.kind == "f":
             wrong |= found != np.rint(found)
         if not wrong.any():
@@ -141,7 +142,7 @@ class Matched:
 
 
 def match(counted: Counted, ids: pa.Array, kept: Array, examples: int = 5) -> Matched:
-    """Match what was counted to the rows of the feature table.
+    """Match what was counted to the rows of the feature table; counts of 0 match nothing.
 
     Parameters
     ----------
@@ -164,19 +165,21 @@ def match(counted: Counted, ids: pa.Array, kept: Array, examples: int = 5) -> Ma
         keys = pc.unique(table[_SAMPLE])
         keys = keys.take(pc.sort_indices(keys))
         names = [str(key) for key in keys.to_pylist()]
-        samples = np.asarray(pc.index_in(table[_SAMPLE], value_set=keys).cast(pa.int64()))[known]
+        samples = np.asarray(pc.index_in(table[_SAMPLE], value_set=keys).cast(pa.int64()))
+    # Of an id without features nothing is lost where nothing was drawn.
+    strange, known = ~known & (number > 0), known & (number > 0)
     unknown, n_unknown_ids = [], 0
-    if not known.all():
-        strange = table.filter(pa.array(~known)).group_by(_ID).aggregate([(_NUMBER, "sum")])
-        n_unknown_ids = len(strange)
-        order = np.argsort(-np.asarray(strange["number_sum"]).astype(float), kind="stable")
-        unknown = [str(strange[_ID][int(i)]) for i in order[:examples]]
+    if strange.any():
+        lost = table.filter(pa.array(strange)).group_by(_ID).aggregate([(_NUMBER, "sum")])
+        n_unknown_ids = len(lost)
+        order = np.argsort(-np.asarray(lost["number_sum"]).astype(float), kind="stable")
+        unknown = [str(lost[_ID][int(i)]) for i in order[:examples]]
     return Matched(
         row[known],
-        samples,
+        None if samples is None else samples[known],
         number[known],
         names,
         n_unknown_ids,
-        int(number[~known].sum(dtype=np.uint64)),
+        int(number[strange].sum(dtype=np.uint64)),
         unknown,
     )

@@ -322,6 +322,13 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
         If there is no Zarr group at ``path``.
     InputError
         If it is not a data set; the message lists every problem.
+
+    Examples
+    --------
+    >>> write_dataset("opened.zarr", features, counts, feature_names=["price", "time"])
+    >>> data = open_dataset("opened.zarr")
+    >>> data.n_candidates, data.feature_names
+    (2000, ['price', 'time'])
     """
     where, token = absolute(path), uuid.uuid4().hex
     group, members, encoding = _opened(where, token)
@@ -413,6 +420,11 @@ def _names(array: Any, prefix: str, size: int) -> list[str]:
     return [str(name) for name in read(array, slice(None), "all names")]
 
 
+def default_names(n_features: int) -> list[str]:
+    """Names of features that have none of their own."""
+    return [f"x{i}" for i in range(n_features)]
+
+
 @dataclass(frozen=True)
 class ArrayDataset(_Blocks):
     """A data set in memory: NumPy arrays, or Dask arrays that are computed block by block.
@@ -460,6 +472,11 @@ class ArrayDataset(_Blocks):
             feature_names = [str(column) for column in features.columns]
         if features is None or counts is None:
             raise InputError("features and counts are both needed: pass fit(features, counts)")
+        problems = [
+            problem
+            for name, values in (("counts", counts), ("log_base", log_base))
+            if (problem := _unaligned(features, name, values))
+        ]
         try:
             features, counts, log_base = (
                 values if values is None or hasattr(values, "compute") else np.asarray(values)
@@ -467,7 +484,6 @@ class ArrayDataset(_Blocks):
             )
         except ValueError as error:
             raise InputError(f"features, counts and log_base must be arrays: {error}") from error
-        problems = []
         if features.ndim != 2 or 0 in features.shape:
             problems.append(f"features: expected shape (p, L), found {features.shape}")
         if features.dtype.kind not in "fiub":
@@ -484,7 +500,7 @@ class ArrayDataset(_Blocks):
         if log_base is not None and log_base.shape != (size,):
             problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
         width = features.shape[1] if features.ndim == 2 else 0
-        names = [f"x{i}" for i in range(width)] if feature_names is None else feature_names
+        names = default_names(width) if feature_names is None else feature_names
         if features.ndim == 2 and len(names) != features.shape[1]:
             problems.append(f"feature names: expected {features.shape[1]}, found {len(names)}")
         if problems:
@@ -542,6 +558,30 @@ class ArrayDataset(_Blocks):
         """Row numbers: arrays carry no labels."""
         numbers = range(self.n_candidates)
         return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
+
+
+def _unaligned(features: Any, name: str, values: Any) -> str | None:
+    """Say where labels of candidates are not those of a frame of features, in its order."""
+    wanted, there = _labels(features, "index"), _labels(values, "columns", "index")
+    if wanted is None or there is None or not hasattr(features, "columns") or wanted.equals(there):
+        return None
+    first = ""
+    if len(there) == len(wanted):
+        differ = np.flatnonzero(np.asarray(there != wanted))
+        if not len(differ):
+            return None
+        i = int(differ[0])
+        first = f" ({len(differ):,} differ, the first is {there[i]} and not {wanted[i]})"
+    return (
+        f"{name}: its labels are not those of the features in their order{first}; reindex it by "
+        "them, or pass its values alone, .to_numpy()"
+    )
+
+
+def _labels(values: Any, *names: str) -> Any:
+    """Labels of a pandas object; lists have a method of that name, Dask would compute them."""
+    found = next((getattr(values, name) for name in names if hasattr(values, name)), None)
+    return found if hasattr(found, "equals") and not hasattr(found, "compute") else None
 
 
 def _compute(values: Any) -> Array:

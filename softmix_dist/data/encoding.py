@@ -7,7 +7,7 @@ coefficients of the others are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,9 @@ _MOST_LEVELS = 1000
 _EXAMPLES = 3
 _NUMBERS = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
 _TEXTS = pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+
+
+Levels = dict[str, Counter[str]]
 
 
 @dataclass(frozen=True)
@@ -69,28 +72,24 @@ class Candidates:
     lacking : dict
         Columns in which values are missing: how many, and ids of the first ones.
     levels : dict
-        Of each categorical column, its levels and how many rows have each.
+        Of each categorical column, its levels and how many usable rows have each.
     """
 
     ids: pa.Array
     unusable: Array
     lacking: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
-    levels: dict[str, Counter[str]] = field(default_factory=dict)
+    levels: Levels = field(default_factory=dict)
 
     def __add__(self, other: Candidates) -> Candidates:
         lacking = dict(self.lacking)
         for name, (number, first) in other.lacking.items():
             before, examples = lacking.get(name, (0, []))
             lacking[name] = before + number, (examples + first)[:_EXAMPLES]
-        levels = {
-            name: self.levels.get(name, Counter()) + other.levels.get(name, Counter())
-            for name in {*self.levels, *other.levels}
-        }
         return Candidates(
             pa.concat_arrays([self.ids, other.ids]),
             np.concatenate([self.unusable, other.unusable]),
             lacking,
-            levels,
+            join_levels(self.levels, other.levels),
         )
 
 
@@ -99,10 +98,22 @@ def is_category(kind: pa.DataType) -> bool:
     return any(test(kind) for test in _TEXTS)
 
 
-def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence[str]) -> None:
-    """Raise `InputError` where columns are neither numbers nor categories."""
+def check_types(
+    schema: pa.Schema, columns: Sequence[str], categorical: Sequence[str], declared: Container[str]
+) -> None:
+    """Raise `InputError` where columns are neither numbers nor categories.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    columns, categorical : sequence of str
+    declared : container of str
+        Columns that the table itself says are categories: of whatever type.
+    """
     problems = []
     for name in columns:
+        if name in declared:
+            continue
         kind = schema.field(name).type
         number = any(test(kind) for test in _NUMBERS)
         # A column without any value has no type; that it lacks them is told later.
@@ -115,6 +126,39 @@ def check_types(schema: pa.Schema, columns: Sequence[str], categorical: Sequence
     if problems:
         raise InputError("features: columns that are neither numbers nor categories:\n- "
                          + "\n- ".join(problems))  # fmt: skip
+
+
+def count_levels(rows: pa.Table, categorical: Sequence[str]) -> Levels:
+    """Count the levels of categorical columns."""
+    found = {}
+    for name in categorical:
+        told = _texts(rows[name]).value_counts().to_pylist()
+        found[name] = Counter({v["values"]: v["counts"] for v in told if v["values"] is not None})
+    return found
+
+
+def join_levels(first: Levels, other: Levels) -> Levels:
+    """Join what was counted in two parts of a table.
+
+    Raises
+    ------
+    InputError
+        If a column has more levels than categories have.
+    """
+    found = {}
+    for name in dict.fromkeys([*first, *other]):
+        found[name] = first.get(name, Counter()) + other.get(name, Counter())
+        if len(found[name]) > _MOST_LEVELS:
+            raise InputError(
+                f"features: column {name!r} has more than {_MOST_LEVELS} levels, as ids have; "
+                "leave it out (columns)"
+            )
+    return found
+
+
+def _texts(values: pa.ChunkedArray) -> pa.Array:
+    """Return levels as they are named, where they are counted and where they are encoded."""
+    return _plain(values).cast(pa.string())
 
 
 def look(
@@ -150,15 +194,8 @@ def look(
                 which = np.flatnonzero(~there)
                 first = first + [str(own[int(i)]) for i in which[:_EXAMPLES]]
                 lacking[name] = number + len(which), first[:_EXAMPLES]
-            if name in categorical:
-                told = values.value_counts().to_pylist()
-                seen = {str(v["values"]): v["counts"] for v in told if v["values"] is not None}
-                levels[name] = levels.get(name, Counter()) + Counter(seen)
-                if len(levels[name]) > _MOST_LEVELS:
-                    raise InputError(
-                        f"features: column {name!r} has more than {_MOST_LEVELS} levels, as ids "
-                        "have; leave it out (columns)"
-                    )
+        # A level that only such rows have would be a column of zeros, or a base of nobody.
+        levels = join_levels(levels, count_levels(rows.filter(pa.array(~bad)), categorical))
         ids.append(own)
         unusable.append(bad)
     kind = ids[0].type if ids else reader.table.schema.field(id_column).type
@@ -261,7 +298,7 @@ def encode(rows: pa.Table, columns: Sequence[Column], dtype: Any) -> Array:
     Raises
     ------
     InputError
-        If a value is too large for ``dtype``.
+        If a value is too large for ``dtype``, or a category has another level than its column.
     """
     found = np.empty((len(rows), sum(len(column.features) for column in columns)), dtype)
     place = 0
@@ -269,15 +306,22 @@ def encode(rows: pa.Table, columns: Sequence[Column], dtype: Any) -> Array:
         values = _plain(rows[column.name])
         if column.levels is None:
             with np.errstate(over="ignore"):
-                found[:, place] = np.asarray(values.cast(pa.float64()))
+                # Whole numbers above 2**53 are rounded, as they would be in any dtype here.
+                found[:, place] = np.asarray(values.cast(pa.float64(), safe=False))
             if not np.isfinite(found[:, place][_usable(values, False)]).all():
                 raise InputError(
                     f"features: column {column.name!r} has values that {np.dtype(dtype)} cannot "
                     "hold; scale them, or take a wider dtype"
                 )
         else:
-            level = pc.index_in(values.cast(pa.string()), value_set=pa.array(column.levels))
-            level = np.asarray(level.fill_null(-1))
+            known = pa.array([*column.levels, column.base], pa.string())
+            level = pc.index_in(_texts(rows[column.name]), value_set=known)
+            if level.null_count:
+                raise InputError(
+                    f"features: column {column.name!r} changed while it was read: "
+                    f"{level.null_count:,} rows have levels that were not there"
+                )
+            level = np.asarray(level)
             for i in range(len(column.levels)):
                 found[:, place + i] = level == i
         place += len(column.features)

@@ -6,6 +6,7 @@ import glob
 import io
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,27 +30,44 @@ def list_files(path: str | os.PathLike[str], endings: Sequence[str]) -> list[str
     Parameters
     ----------
     path : path
-        Or a URL: what is below it, unless it has one of the endings.
+        Or a URL: what is below it, unless it has one of the endings, or is a pattern.
     endings : sequence of str
         Of the files that are looked for in a folder, such as ".csv".
 
     Returns
     -------
     list of str
-        Sorted; what is named by itself is not looked for.
+        Sorted, from the root, for a worker may be in another folder; what is named by itself
+        is not looked for.
     """
     name, wanted = os.fspath(path), tuple(endings)
     if is_url(name):
+        if glob.has_magic(name):
+            return _matching(name)
         if name.lower().endswith(wanted):
             return [name]
         keys = keys_below(open_store(name, read_only=True))
         return [f"{name.rstrip('/')}/{key}" for key in keys if key.lower().endswith(wanted)]
     if os.path.isdir(name):
-        inside = (str(file) for file in sorted(Path(name).rglob("*")) if file.is_file())
+        found = sorted(Path(os.path.abspath(name)).rglob("*"))
+        inside = (str(file) for file in found if file.is_file())
         return [file for file in inside if file.lower().endswith(wanted)]
     if not os.path.exists(name) and glob.has_magic(name):
-        return sorted(glob.glob(name))
-    return [name]
+        return sorted(map(os.path.abspath, glob.glob(name)))
+    return [os.path.abspath(name)]
+
+
+def _matching(url: str) -> list[str]:
+    """Objects that a pattern matches, in which no part but a slash matches a slash."""
+    parts = url.split("/")
+    n_plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root, wanted = "/".join(parts[:n_plain]), parts[n_plain:]
+    keys = keys_below(open_store(url, read_only=True, of=root))
+    return [
+        f"{root}/{key}"
+        for key in keys
+        if key.count("/") == len(wanted) - 1 and all(map(fnmatchcase, key.split("/"), wanted))
+    ]
 
 
 def open_file(path: str) -> BinaryIO:

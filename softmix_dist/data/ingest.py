@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 Policy = Literal["error", "drop"]
 # Counts of several samples are stored whole where a fifth of them is not zero, or they are small.
 _DENSE, _SMALL = 0.2, 1 << 20
-_PIECES = 100
+_OF_TABLES = {
+    "features", "events", "counts", "id", "event_id", "sample", "count_column", "sample_names"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,19 +139,21 @@ def ingest(
         numbers are the ids.
     events : same kinds of table, optional
         A row for each draw: the id of its candidate and, where there are samples, their key.
-    counts : same kinds of table, or (S, p) sparse or dense matrix, optional
-        A row for each id (and sample) with its number of draws; or a matrix, in memory or
-        ``.npz``, whose columns are the rows of ``features``. One of the two is needed.
+    counts : same kinds of table, Series, or (S, p) sparse or dense matrix, optional
+        A row for each id (and sample) with its number of draws; a Series of pandas, whose index
+        holds the ids (or ids and samples, by name), such as ``value_counts()``; or a matrix, in
+        memory or ``.npz``, whose columns are the rows of ``features``. One of the two is needed.
     id, event_id : str
         Columns of ids, in the feature table and in the other one (default: the same).
     sample : str, optional
-        Column of sample keys among the events.
+        Column of sample keys among the events; of CSV they are text.
     count_column : str
         Column of draws in ``counts``.
     columns : sequence of str, optional
         Of the feature table, that become features; default: all but the id.
     categorical : sequence of str
-        Columns of whole numbers that are categories; text is always.
+        Columns of whole numbers that are categories; text is always, and what pandas or Arrow
+        hold as categories. Of CSV they are text: 07 is not 7.
     bases : mapping of str to str, optional
         Levels of categorical columns without a column of their own; default: the first in order.
     like : path, optional
@@ -178,25 +182,45 @@ def ingest(
         If tables cannot be read or do not go together; names what, how often and examples.
     StoreError
         If something is not there, or cannot be written.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> products = pd.DataFrame({"id": ["a", "b", "c"], "price": [1.0, 2.5, 4.0]})
+    >>> sales = pd.DataFrame({"id": ["a", "c", "a"]})
+    >>> report = ingest("shop.zarr", products, sales)
+    >>> report.n_draws, report.n_unseen
+    (3, 1)
     """
     began = time.perf_counter()
     _check(events, counts, unknown, duplicates, missing)
+    _check_columns(columns, categorical, bases, like)
     # Refused before the work.
     check_target(path, MARK, overwrite)
     matrix = as_matrix(features)
-    drawn = counts_of(counts)
     own, number = event_id or id, None if counts is None else count_column
+    counts = _table_of(counts, own, count_column)
+    drawn = counts_of(counts)
+    _check_unused(
+        "features that are a matrix have none", matrix is not None, columns=columns,
+        categorical=categorical, bases=bases, like=None if like is None else str(like),
+    )  # fmt: skip
+    _check_unused(
+        "a matrix of counts has none", drawn is not None, sample=sample, event_id=event_id
+    )
+    _check_unused("a table has none; name a column, sample", drawn is None,
+                  sample_names=sample_names)  # fmt: skip
     drawn_table = None
     if drawn is None:
-        drawn_table = open_table(events if counts is None else counts, "events")
-        drawn_table.check_columns(own, sample, number)
+        given, name = (events, "events") if counts is None else (counts, "counts")
+        drawn_table = _opened(given, name, own, sample, number)
     engine = engine_for(client, n_threads)
     try:
         source: FeatureSource
+        policies = {"duplicates": duplicates, "missing": missing}
         if matrix is not None:
-            source = FromMatrix(matrix)
+            source = FromMatrix(matrix, policies)
         else:
-            policies = {"duplicates": duplicates, "missing": missing}
             table = _with_ids(open_table(features, "features"), id, drawn_table, own)
             source = look_through(
                 table, id, columns, categorical, bases or {}, policies,
@@ -240,7 +264,7 @@ def ingest_anndata(
     layer : str, optional
         Counts; default: ``X``.
     **options
-        Of `ingest`.
+        Of `ingest`, but for tables of events or counts and their columns.
 
     Returns
     -------
@@ -251,8 +275,21 @@ def ingest_anndata(
     InputError, StoreError
         As `ingest`.
     """
+    if given := _OF_TABLES & {*options}:
+        raise InputError(f"AnnData holds all of it, so that there is no {', '.join(sorted(given))}")
     found = annotated(data, varm, layer)
-    return ingest(path, found.features, counts=found.counts, sample_names=found.samples, **options)
+    return ingest(
+        path, found.features, counts=found.counts, id=found.id, sample_names=found.samples,
+        **options,
+    )  # fmt: skip
+
+
+def _table_of(counts: Any, id: str, number: str) -> Any:
+    """Return counts as they are, but a Series, whose index says what was counted, as a frame."""
+    if not hasattr(counts, "to_frame") or not hasattr(counts, "index"):
+        return counts
+    frame = counts.to_frame(number)
+    return (frame.rename_axis(index=id) if frame.index.nlevels == 1 else frame).reset_index()
 
 
 def _with_ids(table: Table, id: str, events: Table | None, event_id: str) -> Table:
@@ -281,6 +318,35 @@ def _check(events: Any, counts: Any, *policies: str) -> None:
     for name, policy in zip(("unknown", "duplicates", "missing"), policies, strict=True):
         if policy not in ("error", "drop"):
             raise InputError(f"{name}: expected 'error' or 'drop', found {policy!r}")
+
+
+def _check_columns(
+    columns: Sequence[str] | None, categorical: Sequence[str], bases: Any, like: Any
+) -> None:
+    for name, given in (("columns", columns), ("categorical", categorical)):
+        if isinstance(given, str):
+            raise InputError(f"{name}: expected a list of columns, found {given!r}")
+    if like is not None and (columns is not None or categorical or bases):
+        raise InputError("like takes columns, categories and bases of a data set; give it alone")
+
+
+def _check_unused(reason: str, unused: bool, **options: Any) -> None:
+    """Refuse options that would have no effect."""
+    given = [name for name, value in options.items() if value is not None and len(value)]
+    if unused and given:
+        raise InputError(f"{', '.join(given)}: {reason}")
+
+
+def _opened(given: Any, name: str, id: str, sample: str | None, number: str | None) -> Table:
+    """Open a table of events or counts for the columns that are read of it."""
+    keys = [id] if sample is None else [id, sample]
+    used = keys if number is None else [*keys, number]
+    if len({*used}) < len(used):
+        raise InputError(
+            f"{name}: expected columns of their own for ids, samples and counts, found "
+            f"{', '.join(map(repr, used))}"
+        )
+    return open_table(given, name).using(used, text=keys)
 
 
 def _counted(

@@ -13,8 +13,10 @@ import zarr
 from scipy.sparse import coo_array, issparse, load_npz
 
 from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import MARK
+from softmix_dist.data.files import open_file
 from softmix_dist.data.objects import is_url, open_store
-from softmix_dist.data.store import member, read, refused_codecs
+from softmix_dist.data.store import member, names_of, read, refused_codecs
 from softmix_dist.errors import InputError, SoftmixError, StoreError
 
 # Rows that are read at a time.
@@ -35,14 +37,14 @@ class Matrix:
         rows, width = self.values.shape
         return int(rows), int(width)
 
-    def parts(self) -> Iterator[Array]:
-        """Yield the rows in order."""
+    def parts(self) -> Iterator[tuple[int, Array]]:
+        """Yield the rows in order, with the number of the first."""
         for first in range(0, self.shape[0], _ROWS):
             part = slice(first, first + _ROWS)
             if isinstance(self.values, zarr.Array):
-                yield read(self.values, part, f"candidates from {first} on")
+                yield first, read(self.values, part, f"candidates from {first} on")
             else:
-                yield np.asarray(self.values[part])
+                yield first, np.asarray(self.values[part])
 
 
 def as_matrix(where: Any) -> Matrix | None:
@@ -80,7 +82,12 @@ def as_matrix(where: Any) -> Matrix | None:
 
 def _npy(path: str) -> Any:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        if not is_url(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with open_file(path) as file:
+            return np.load(file, allow_pickle=False)
+    except SoftmixError:
+        raise
     except (OSError, ValueError) as error:
         problem = " ".join(str(error).split())
     raise InputError(f"{path}: cannot be read as a NumPy array ({problem})")
@@ -95,6 +102,15 @@ def _zarr(path: str) -> Any:
     except Exception:
         found = None
     if isinstance(found, zarr.Group):
+        names = names_of(found)
+        more = [name for name in ("candidate_label", "feature", "log_base") if name in names]
+        if MARK in found.attrs or more:
+            # Its row numbers would become ids, whatever it calls its candidates.
+            raise InputError(
+                f"{path} is a data set already{' with ' if more else ''}{', '.join(more)}, which "
+                "would be lost; give the table it was made of, or its array alone, "
+                f"{path.rstrip('/')}/features, whose row numbers are then the ids"
+            )
         found = member(found, "features")
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}: expected a Zarr array, or a group with an array 'features'")
@@ -113,7 +129,10 @@ def counts_of(counts: Any) -> coo_array | None:
     """
     if isinstance(counts, str | os.PathLike) and os.fspath(counts).endswith(".npz"):
         try:
-            counts = load_npz(counts)
+            with open_file(os.fspath(counts)) as file:
+                counts = load_npz(file)
+        except SoftmixError:
+            raise
         except Exception as error:
             problem = " ".join(str(error).split())
             raise InputError(f"{counts}: not a sparse matrix of SciPy ({problem})") from error
@@ -121,13 +140,17 @@ def counts_of(counts: Any) -> coo_array | None:
         return None
     found = coo_array(counts if issparse(counts) else np.atleast_2d(np.asarray(counts)))
     found.sum_duplicates()
+    found.eliminate_zeros()
     values = found.data
-    if (
-        values.dtype.kind not in "fiub"
-        or not (values >= 0).all()
-        or (values != np.rint(values)).any()
-    ):
-        raise InputError("counts: expected numbers of draws, 0, 1, 2, ...")
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"counts: expected numbers of draws, 0, 1, 2, ..., found {values.dtype}")
+    wrong = ~((values >= 0) & (values < 2.0**64)) | (values != np.rint(values))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise InputError(
+            f"counts: expected numbers of draws, 0, 1, 2, ...: {int(wrong.sum()):,} are not, the "
+            f"first is {values[i]} in row {found.row[i]}, column {found.col[i]}"
+        )
     return found
 
 
@@ -138,14 +161,16 @@ class Annotated:
     Attributes
     ----------
     features : Matrix or pandas.DataFrame
-        With a column ``id``, where it is a frame.
     counts : sparse or dense (S, p) matrix
     samples : list of str
+    id : str
+        Column of ids, where features are a frame.
     """
 
     features: Any
     counts: Any
     samples: list[str]
+    id: str
 
 
 def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
@@ -162,9 +187,12 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
         if key is not None and key not in there:
             raise InputError(f"no {what} {key!r}; there are {sorted(there)}")
     ids = [str(name) for name in data.var_names]
+    id = "id"
+    while id in data.var.columns:
+        id = f"_{id}"
     if varm is None:
         features = data.var.reset_index(drop=True)
-        features.insert(0, "id", ids)
+        features.insert(0, id, ids)
     else:
         values = data.varm[varm]
         names = [str(name) for name in getattr(values, "columns", [])]
@@ -173,7 +201,7 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
     counts = data.X if layer is None else data.layers[layer]
     if counts is None:
         raise InputError("the object holds no X; name a layer")
-    return Annotated(features, counts, [str(name) for name in data.obs_names])
+    return Annotated(features, counts, [str(name) for name in data.obs_names], id)
 
 
 def _read_anndata(path: str) -> Any:

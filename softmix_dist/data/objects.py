@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import timedelta
 from importlib import import_module
@@ -22,14 +23,16 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
-from softmix_dist.data.store_errors import CREDENTIALS, store_error
+from softmix_dist.data.store_errors import CREDENTIALS, store_error, without_place
 from softmix_dist.errors import SoftmixError, StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
 # An endpoint that is down is given up after half a minute, whatever it does: refuse, fail, or
-# say nothing. A slow link has two minutes a chunk.
-_CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": "120s"}
+# say nothing. A slow link has two minutes a chunk, and so has an endpoint that drips; four where
+# an answer broke off within the first two.
+_TOTAL = 120.0
+_CLIENT: dict[str, Any] = {"connect_timeout": "5s", "read_timeout": "10s", "timeout": f"{_TOTAL}s"}
 RETRY: dict[str, Any] = {
     "max_retries": 12,
     "retry_timeout": timedelta(seconds=20),
@@ -159,6 +162,7 @@ class UrlStore(WrapperStore[Store]):
 
     async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Ask the store, and again where an answer broke off: obstore does so at its beginning."""
+        began = time.monotonic()
         for pause in (*_PAUSES, None):
             try:
                 return await question()
@@ -166,8 +170,10 @@ class UrlStore(WrapperStore[Store]):
                 raise
             except Exception as error:
                 problem = store_error(error, self.url)
-                again = isinstance(problem, StoreUnavailableError) and not _ASKED.search(str(error))
-            if pause is None or not again:
+                again = isinstance(problem, StoreUnavailableError) and not _ASKED.search(
+                    without_place(str(error), self.url)
+                )
+            if pause is None or not again or time.monotonic() - began >= _TOTAL:
                 break
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
         # Raised outside of the handler: see `store_error`.

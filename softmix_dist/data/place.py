@@ -37,7 +37,7 @@ class Place(Protocol):
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete files, where they are there, and the place itself once it is empty."""
+        """Delete files, where they are there, and the place once it is empty; `StoreError`."""
         ...
 
 
@@ -101,6 +101,9 @@ class Folder:
         """Delete files, where they are there, and the folder itself once it is empty."""
         half_written = (path.name for path in self._folder.glob(".*.partial"))
         for key in (*keys, *half_written):
-            (self._folder / key).unlink(missing_ok=True)
+            try:
+                (self._folder / key).unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"cannot delete {key} in {self.name!r}: {error}") from error
         with suppress(OSError):
             self._folder.rmdir()

@@ -71,6 +71,13 @@ def simulate(
         If a setting is out of range.
     StoreError
         If the path exists already or cannot be written.
+
+    Examples
+    --------
+    >>> simulate("simulated.zarr", 1000, 2, 2, 50_000, seed=1)
+    >>> weights, atoms = open_dataset("simulated.zarr").truth()
+    >>> atoms.shape
+    (2, 2)
     """
     sizes = {
         "candidates": n_candidates,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from softmix_dist.errors import StoreError, StoreUnavailableError
 
@@ -28,7 +28,8 @@ _REFUSED = (
 )
 _DENIED = r"PermissionDenied|PermissionError|AccessDenied|AllAccessDisabled|403 Forbidden"
 _REGION = r"PermanentRedirect|AuthorizationHeaderMalformed|BareRedirect|IllegalLocation"
-_BUSY = r"status code: (?:5\d\d|429|408)[ \w]*|SlowDown|ServiceUnavailable"
+_BUSY = r"status code: (?:5\d\d|429|408)[ \w]*|SlowDown|ServiceUnavailable|RequestTimeout"
+_ANSWERED = r"status code: \d"
 _SLOW = r"timed out|TimedOut|Timeout(?:Error)?\b"
 _SILENT = rf"HTTP error|Connect|connection|dns error|body error|{_SLOW}"
 
@@ -49,8 +50,8 @@ def store_error(error: Exception, url: str) -> StoreError:
     StoreError
         `StoreUnavailableError` where trying again later may help.
     """
-    text = f"{type(error).__name__}: {error}"
-    parts = urlsplit(url)
+    whole = f"{type(error).__name__}: {error}"
+    text, parts = without_place(whole, url), urlsplit(url)
     needed = CREDENTIALS.get(parts.scheme, "those of the store")
     kind: type[StoreError] = StoreError
     if re.search(_MISSING, text):
@@ -67,16 +68,46 @@ def store_error(error: Exception, url: str) -> StoreError:
         told = f"access is denied ({denied[0]}); ask for the right, or use other credentials"
     elif re.search(_REGION, text):
         told = "the bucket is in another region; set AWS_REGION to it"
-    elif re.search(_SILENT, text):
+    elif re.search(_SILENT, text) and not re.search(_ANSWERED, text):
         kind = StoreUnavailableError
         told = (
-            f"{_endpoint(text)} does not answer ({_reason(text)}), and was asked again in vain; "
+            f"{_endpoint(whole)} does not answer ({_reason(text)}), and was asked again in vain; "
             "is it up, and its address right?"
         )
     else:
         # Not the body of the answer, which may repeat the request.
-        told = re.sub(r"(status code: [\d]+[ \w]*).*", r"\1", text.splitlines()[0])[:300]
+        told = re.sub(r"(status code: [\d]+[ \w]*).*", r"\1", whole.splitlines()[0])[:300]
     return kind(without_secrets(f"{url!r}: {told}"))
+
+
+def without_place(text: str, url: str) -> str:
+    """Take what the user named out of an error: a bucket or a path may hold any word.
+
+    Parameters
+    ----------
+    text : str
+    url : str
+    """
+    parts = urlsplit(url)
+    bucket, path = parts.netloc, parts.path.strip("/")
+    names = [name for name in (bucket, path, quote(path), quote(path, safe="")) if name]
+    own = re.compile("|".join(rf"[/=]{re.escape(name)}(?![\w.-])" for name in names))
+    rest = r"[^\s\"',)<>]*"
+
+    def shorter(found: re.Match[str]) -> str:
+        scheme, host, asked = found.groups()
+        if host.startswith(f"{bucket}.") or own.search(asked):
+            return scheme + host.removeprefix(f"{bucket}.")
+        # Of a service that gives credentials.
+        return found[0]
+
+    text = re.sub(rf"(https?://)([^/\s\"',)<>]+)({rest})", shorter, text)
+    text = re.sub(rf"(?<=location ){rest}", "", text)
+    for name in names:
+        # One word alone may be the error's own.
+        more = f"(?:/{rest})?" if "/" in name else f"/{rest}"
+        text = re.sub(rf"(?<![\w.-]){re.escape(name)}{more}", "", text)
+    return text
 
 
 def _endpoint(text: str) -> str:

@@ -6,6 +6,7 @@ other processes.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +46,24 @@ class Piece:
     parts: tuple[tuple[str, int], ...] = ()
     memory: pa.Table | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By itself a slice takes the whole table with it.
+        if self.memory is None:
+            return Piece, (self.parts,)
+        sink = pa.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, self.memory.schema) as stream:
+            stream.write_table(self.memory)
+        # As bytes: a buffer would arrive where its numbers may not be aligned.
+        return _in_memory, (sink.getvalue().to_pybytes(),)
+
+
+def _in_memory(content: bytes) -> Piece:
+    return Piece(memory=pyarrow.ipc.open_stream(content).read_all())
+
 
 @dataclass(frozen=True)
 class Table:
-    """A table in files of one schema, or in memory; made by `open_table`.
+    """A table in files of one kind, or in memory; made by `open_table`.
 
     It is a source of an engine, whose blocks are its pieces.
 
@@ -56,11 +71,16 @@ class Table:
     ----------
     name : str
     schema : pyarrow.Schema
+        Of the first file; after `using`, of all.
     pieces : tuple of Piece
     typed : bool
         Whether the files tell the types of columns: CSV does not.
     types : tuple of (str, pyarrow.DataType)
         Columns that are read as another type.
+    files : tuple of (str, pyarrow.Schema)
+        Each file with its columns; none after `using`.
+    declared : frozenset of str
+        Columns that are categories by their type: dictionaries, as of pandas.
     """
 
     name: str
@@ -68,6 +88,8 @@ class Table:
     pieces: tuple[Piece, ...]
     typed: bool
     types: tuple[tuple[str, pa.DataType], ...] = ()
+    files: tuple[tuple[str, pa.Schema], ...] = ()
+    declared: frozenset[str] = frozenset()
     reads_ahead: int = 0
 
     @property
@@ -89,13 +111,68 @@ class Table:
         """Return the table with some columns read as other types."""
         return replace(self, types=(*self.types, *types.items()))
 
+    def using(self, columns: Sequence[str], text: Sequence[str] = ()) -> Table:
+        """Return the table for reading some columns, each as one type in all files.
+
+        Parameters
+        ----------
+        columns : sequence of str
+        text : sequence of str
+            Those of them that are text where files do not tell types, for 007 is not 7. Numbers
+            are then floating, for a first file or its first rows may have whole ones alone.
+
+        Raises
+        ------
+        InputError
+            If a file lacks a column, or has another type.
+        """
+        self.check_columns(*columns)
+        types, problems = dict(self.types), []
+        there = [(path, dict(zip(of.names, of.types, strict=True))) for path, of in self.files]
+        for name in columns:
+            problems += [
+                f"{path} has no column {name!r}, {there[0][0]} has"
+                for path, kinds in there
+                if name not in kinds
+            ]
+            if name in types:
+                continue
+            if name in text and not self.typed:
+                types[name] = pa.string()
+                continue
+            found = [(p, _common(kinds[name], self.typed)) for p, kinds in there if name in kinds]
+            # Without values a column has no type.
+            first, types[name] = next((v for v in found if not pa.types.is_null(v[1])), found[0])
+            problems += [
+                f"{path}: column {name!r} is {kind}, in {first} {types[name]}"
+                for path, kind in found
+                if kind != types[name] and not pa.types.is_null(kind)
+            ]
+            if pa.types.is_null(types[name]) and not self.typed:
+                types[name] = pa.float64()
+        if problems:
+            more = f"\n- and {len(problems) - _TOLD} more" if len(problems) > _TOLD else ""
+            if not self.typed:
+                more += "\ncorrect the files; a feature may be named as categories (categorical)"
+            told = "\n- ".join(problems[:_TOLD])
+            raise InputError(f"{self.name}: the files have different columns:\n- {told}{more}")
+        schema = pa.schema([(name, types[name]) for name in dict.fromkeys(columns)])
+        return replace(self, schema=schema, types=tuple(types.items()), files=())
+
     def check_columns(self, *names: str | None) -> None:
-        """Raise `InputError` unless all columns are there."""
+        """Raise `InputError` unless all columns are there, each once."""
         missing = [name for name in names if name is not None and name not in self.schema.names]
         if missing:
             raise InputError(
                 f"{self.name}: no column {', '.join(map(repr, missing))}; there are "
                 f"{', '.join(map(repr, self.schema.names))}"
+            )
+        there = [self.schema.names, *(of.names for _, of in self.files)]
+        twice = [n for n in dict.fromkeys(names) if any(own.count(n) > 1 for own in there)]
+        if twice:
+            raise InputError(
+                f"{self.name}: several columns are called {', '.join(map(repr, twice))}; rename "
+                "all but one"
             )
 
 
@@ -153,9 +230,14 @@ class _readable:  # noqa: N801
         if isinstance(error, SoftmixError) or not isinstance(error, (pa.ArrowException, OSError)):
             return
         told = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{self.path}: cannot be read ({told}); is it whole, and what its ending says?"
-        ) from error
+        if "conversion error" in told:
+            remedy = (
+                "; a column is read as what its first rows, or the ids it is matched to, are: "
+                "correct the value, or name it categorical"
+            )
+        else:
+            remedy = "; is it whole, and what its ending says?"
+        raise InputError(f"{self.path}: cannot be read ({told}){remedy}") from error
 
 
 def _kind(path: str) -> str:
@@ -220,16 +302,22 @@ def open_table(where: Any, name: str) -> Table:
     StoreError
         If there is nothing there.
     InputError
-        If files cannot be read, or do not have the same columns.
+        If files cannot be read, or are of several kinds.
     """
     if hasattr(where, "to_dict") and hasattr(where, "columns") and not isinstance(where, pa.Table):
-        where = pa.Table.from_pandas(where, preserve_index=False)
+        where = _of_pandas(where, name)
     if isinstance(where, pa.Table):
-        pieces = [
+        schema, declared = _plain(where.schema), _dictionaries(where.schema)
+        pieces = tuple(
             Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
-        ]
-        return Table(name, _plain(where.schema), tuple(pieces), True)
-    paths = [where] if isinstance(where, str | os.PathLike) else list(where)
+        )
+        return Table(name, schema, pieces, True, files=((name, schema),), declared=declared)
+    paths = list(where) if isinstance(where, list | tuple) else [where]
+    if strange := [path for path in paths if not isinstance(path, str | os.PathLike)]:
+        raise InputError(
+            f"{name}: expected paths, a pandas frame or an Arrow table, found "
+            f"{type(strange[0]).__name__}"
+        )
     files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
     if not files:
         raise StoreError(f"{name}: no files at {', '.join(map(str, paths))}; give files")
@@ -238,25 +326,55 @@ def open_table(where: Any, name: str) -> Table:
     if len(kinds) > 1:
         raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
     typed = kinds != {"csv"}
-    _check_schemas(name, files, [schema for schema, _ in found], typed)
-    return Table(name, found[0][0], tuple(_pieces(files, [rows for _, rows in found])), typed)
+    schemas = [_plain(schema) for schema, _, _ in found]
+    by_file = tuple(zip(files, schemas, strict=True))
+    declared = frozenset[str]().union(*(declared for _, _, declared in found))
+    # Files without rows are a table too.
+    pieces = tuple(_pieces(files, [rows for _, rows, _ in found])) or (Piece(),)
+    return Table(name, schemas[0], pieces, typed, files=by_file, declared=declared)
 
 
-def _look(path: str) -> tuple[pa.Schema, list[int]]:
-    """Return the schema of a file, and the rows of each of its groups; none of a CSV file."""
+def _of_pandas(frame: Any, name: str) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, ValueError) as error:
+        told = " ".join(map(str, error.args))
+    raise InputError(f"{name}: not a table of columns that have one type each ({told})")
+
+
+def _look(path: str) -> tuple[pa.Schema, list[int], frozenset[str]]:
+    """Look into a file.
+
+    Returns
+    -------
+    schema : pyarrow.Schema
+    rows : list of int
+        Of each of its groups; none of a CSV file.
+    declared : frozenset of str
+        Columns that were written as categories.
+    """
     kind = _kind(path)
     with open_file(path) as file, _readable(path):
         if kind == "parquet":
             reader = pyarrow.parquet.ParquetFile(file)
             meta = reader.metadata
             rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-            return _plain(reader.schema_arrow), rows
+            return reader.schema_arrow, rows, _dictionaries(_written(reader))
         if kind == "arrow":
             opened = pyarrow.ipc.open_file(file)
             # Its batches say their rows when they are read.
-            return _plain(opened.schema), [_ROWS] * opened.num_record_batches
-        return _csv(file, path, {}).schema, []
+            rows = [_ROWS] * opened.num_record_batches
+            return opened.schema, rows, _dictionaries(opened.schema)
+        return _csv(file, path, {}).schema, [], frozenset()
     raise AssertionError(kind)
+
+
+def _written(reader: pyarrow.parquet.ParquetFile) -> pa.Schema:
+    """Return the schema that was written: of what is read only categories of text say so."""
+    kept = (reader.metadata.metadata or {}).get(b"ARROW:schema")
+    if kept is None:
+        return reader.schema_arrow
+    return pyarrow.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -264,26 +382,17 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field(field.name, _value_type(field.type)) for field in schema])
 
 
+def _dictionaries(schema: pa.Schema) -> frozenset[str]:
+    return frozenset(field.name for field in schema if pa.types.is_dictionary(field.type))
+
+
 def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _check_schemas(name: str, files: list[str], schemas: list[pa.Schema], typed: bool) -> None:
-    first = schemas[0]
-    different = []
-    for path, schema in zip(files, schemas, strict=True):
-        for field in first:
-            there = schema.field(field.name).type if field.name in schema.names else None
-            if there is None:
-                different.append(f"{path} has no column {field.name!r}, {files[0]} has")
-            elif typed and there != field.type:
-                different.append(
-                    f"{path}: column {field.name!r} is {there}, in {files[0]} {field.type}"
-                )
-    if different:
-        more = f"\n- and {len(different) - _TOLD} more" if len(different) > _TOLD else ""
-        told = "\n- ".join(different[:_TOLD])
-        raise InputError(f"{name}: the files have different columns:\n- {told}{more}")
+def _common(kind: pa.DataType, typed: bool) -> pa.DataType:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return pa.float64() if number and not typed else kind
 
 
 def _pieces(files: list[str], rows: list[list[int]]) -> Iterator[Piece]:

@@ -47,6 +47,7 @@ from softmix_dist.sums import Node, merge, total
 
 # Bytes of parameters that go with each task of a pass: with a thousand tasks, 100 MB.
 _SMALL = 100_000
+_NEW_CLUSTER = "start a new cluster, and run it again"
 
 _Key = str | tuple[Any, ...]
 
@@ -91,8 +92,7 @@ class ClusterEngine:
         self.n_threads = sum(worker.n_threads for worker in workers.values())
 
     def _workers(self) -> dict[str, Worker]:
-        with cluster_errors():
-            identity = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        identity = self._ask("identity", n_workers=-1)
         return {
             address: Worker(
                 worker["nthreads"],
@@ -102,6 +102,24 @@ class ClusterEngine:
             )
             for address, worker in sorted(identity["workers"].items())
         }
+
+    def _ask(self, question: str, **how: Any) -> Any:
+        """Ask the scheduler: Dask itself would wait for ever for one that hangs."""
+        self._check_open()
+        ask, stall = getattr(self.client.scheduler, question), self.settings.stall_timeout
+        with cluster_errors():
+            try:
+                return self.client.sync(ask, **how, callback_timeout=stall)
+            except TimeoutError:
+                raise ClusterError(
+                    f"the scheduler did not answer for {stall:.0f} seconds "
+                    f"(softmix.engine.stall-timeout); {_NEW_CLUSTER}"
+                ) from None
+
+    def _check_open(self) -> None:
+        # Dask closes a client that looked for its scheduler in vain.
+        if self.client.status == "closed":
+            raise ClusterError(f"the client is closed, or lost its scheduler; {_NEW_CLUSTER}")
 
     def plan(self, source: Source, nbytes: int) -> Plan:
         """Decide how ``source``, of ``nbytes`` as blocks hold it, would be held and read.
@@ -158,8 +176,7 @@ class ClusterEngine:
 
     def _count(self, source: Blocks) -> int:
         """Count shards for the threads that there are now: workers come and go."""
-        with cluster_errors():
-            threads = self.client.sync(self.client.scheduler.ncores)
+        threads = self._ask("ncores")
         self.n_threads = sum(threads.values()) or self.n_threads
         return count_shards(source.n_blocks, self.n_threads, self.settings.blocks_per_shard)
 
@@ -229,6 +246,7 @@ class ClusterEngine:
         keys: list[Any],
         resources: dict[str, float] | None = None,
     ) -> list[Future]:
+        self._check_open()
         with cluster_errors(), warnings.catch_warnings():
             # Arrays in memory travel inside their tasks, so that they can be recomputed.
             warnings.filterwarnings("ignore", message="Sending large graph")

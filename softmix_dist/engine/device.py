@@ -6,23 +6,28 @@ namespace from their arrays.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from softmix_dist.errors import ClusterError
 
+T = TypeVar("T")
+
 _INSTALL = "pip install 'softmix-dist[gpu]' (CUDA 13) or 'softmix-dist[gpu-cuda12]'"
 _OR_CPU = "or use device 'cpu'"
 # Buffers of pinned memory that a thread fills in turn: one is sent while the other is filled.
 _STAGES = 2
+# Of an error of CuPy's: memory of the device, or memory of the host that it sends from.
+_FULL = re.compile("OutOfMemoryError|cudaErrorMemoryAllocation")
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,8 @@ class Gpu:
         target = self.xp.empty(shape, dtype)
         if not target.nbytes:
             return target
-        # 1. The older buffer, when what it held has left it.
-        buffer, gone = stages.pop(0)
+        # 1. The older buffer, when what it held has left it; it stays there if this fails.
+        buffer, gone = stages[0]
         if gone is not None:
             gone.synchronize()
         if buffer is None or buffer.nbytes < target.nbytes:
@@ -114,7 +119,7 @@ class Gpu:
         target.set(held, stream=stream)
         sent = stream.record()
         computing.wait_event(sent)
-        stages.append((buffer, sent))
+        stages[:] = [*stages[1:], (buffer, sent)]
         return target
 
     def _sending(self) -> tuple[Any, list[tuple[Any, Any]]]:
@@ -124,6 +129,29 @@ class Gpu:
             own.stream = self.xp.cuda.Stream(non_blocking=True)
             own.stages = [(None, None)] * _STAGES
         return own.stream, own.stages
+
+
+def on_device(task: Callable[..., T], *given: Any) -> T:
+    """Call a task with the device of this process active.
+
+    Raises
+    ------
+    ClusterError
+        If there is no device, or its memory is not enough; names the remedy.
+    """
+    with gpu().active():
+        try:
+            return task(*given)
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            if not _FULL.search(told):
+                raise
+    # Outside of the handler: where there is no CuPy its error could not be unpickled.
+    raise ClusterError(
+        f"the GPU, or the memory of the host that it is sent from, is full ({told}); see what else "
+        "uses it, set softmix.engine.device-share lower or softmix.engine.keep to false, use fewer "
+        f"threads a worker, {_OR_CPU}"
+    )
 
 
 _taking = threading.Lock()

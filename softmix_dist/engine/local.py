@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
+
+import psutil  # type: ignore[import-untyped]
 
 from softmix_dist.blocks import RawBlock
 from softmix_dist.engine.device import find_device
@@ -33,6 +37,8 @@ from softmix_dist.engine.slabs import (
 from softmix_dist.errors import InputError
 from softmix_dist.sums import merge, total
 
+T = TypeVar("T")
+
 Progress = Callable[[dict[str, Any]], None]
 
 # Threads that keep a device busy: they read, and launch while others wait.
@@ -53,6 +59,23 @@ def memory_limit() -> int:
     return limit
 
 
+def memory_used() -> int:
+    """Memory of this process, in bytes, but for pages of files, which can be read again."""
+    found = psutil.Process().memory_info()
+    return int(found.rss - getattr(found, "shared", 0))
+
+
+@dataclass(frozen=True)
+class _Until:
+    """The blocks of a shard, until nobody waits for them."""
+
+    over: Event
+    shard: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return takewhile(lambda _: not self.over.is_set(), self.shard)
+
+
 class LocalEngine:
     """Threads of this process.
 
@@ -62,8 +85,8 @@ class LocalEngine:
         Default: the CPUs that this process may use; with a GPU four at most, each of which works
         in some of its memory.
     memory : int or None
-        Bytes; data are kept in memory when they fit in half of it. Default: what the
-        machine or control group has.
+        Bytes that this process may have; data are kept in memory when they fit in half of it,
+        beside what it uses already. Default: what the machine or control group has.
     **settings
         Of `EngineSettings`, instead of what is configured.
 
@@ -98,7 +121,7 @@ class LocalEngine:
         ClusterError
             If a device was asked for, and cannot be used.
         """
-        workers = [Worker(self.n_threads, self.memory)]
+        workers = [Worker(self.n_threads, self.memory, memory_used())]
         if self.on_device:
             return plan_on_devices(source, nbytes, workers, [find_device()], self.settings)
         keep, blocks_per_shard = self.settings.keep, self.settings.blocks_per_shard
@@ -106,6 +129,8 @@ class LocalEngine:
 
     def load(self, source: Source, prepare: Prepare, nbytes: int) -> str:
         """Take the data for the passes to come; return how they are held, in words."""
+        # Before the plan, which would count them as used.
+        self._shards = []
         plan = self.plan(source, nbytes)
         self.bytes_read = plan.bytes_read
         shards: list[Any]
@@ -113,7 +138,7 @@ class LocalEngine:
             shards = split_slabs(source, plan.n_shards, prepare, nbytes)
         else:
             shards = split(source, plan.n_shards, prepare, recycles=not plan.keep)
-        self._shards = list(self._pool.map(self._load, shards)) if plan.keep else shards
+        self._shards = list(self._each(self._load, shards)) if plan.keep else shards
         return str(plan)
 
     def reduce(self, kernel: Kernel) -> Any:
@@ -131,13 +156,21 @@ class LocalEngine:
     def _sum(
         self, kernel: Kernel, shards: Sequence[Any], reduce: Callable[..., Any] = reduce_shard
     ) -> Any:
-        parts = self._pool.map(partial(reduce, kernel), shards)
+        parts = self._each(partial(reduce, kernel), shards)
         return total(merge(node for nodes in parts for node in nodes))
+
+    def _each(self, task: Callable[..., T], shards: Sequence[Any]) -> Iterator[T]:
+        """Call a task with every shard; after an error or an interrupt none reads a block more."""
+        over = Event()
+        try:
+            yield from self._pool.map(task, [_Until(over, shard) for shard in shards])
+        finally:
+            over.set()
 
     def visit(self, source: Source, task: Callable[[RawBlock], Any]) -> list[Any]:
         """Call ``task`` with every stored block; answers in the order of blocks."""
         shards = self._split(source, task)
-        parts = self._pool.map(load, shards)
+        parts = self._each(load, shards)
         return [answer for part in parts for _, answer in part]
 
     def watch(self, progress: Progress | None) -> Progress | None:

@@ -66,8 +66,6 @@ class Plan:
         That one thread works in at most.
     devices : str or None
         In words, where passes are computed on them; ``keep`` is then about their memory.
-    held_bytes : int or None
-        That devices hold, where that is other than ``nbytes``.
     """
 
     n_workers: int
@@ -80,7 +78,6 @@ class Plan:
     memory: int | None
     task_bytes: int
     devices: str | None = None
-    held_bytes: int | None = None
 
     @property
     def bytes_read(self) -> int:
@@ -95,10 +92,9 @@ class Plan:
             limit += f", {self.devices}"
         where = "in memory" if self.devices is None else "on the device"
         held = f"kept {where}" if self.keep else "streamed: read again by every pass"
-        nbytes = self.nbytes if self.held_bytes is None else self.held_bytes
         return (
             f"{_number(self.n_workers, 'worker')}, {_number(self.n_threads, 'thread')}, {limit}; "
-            f"{format_bytes(nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
+            f"{format_bytes(self.nbytes)} in {_number(self.n_blocks, 'block')}, {held}; "
             f"{_number(self.n_shards, 'shard')}, {_number(self.n_tasks, 'task')} a pass, "
             f"{format_bytes(self.task_bytes)} a thread"
         )
@@ -169,6 +165,14 @@ def count_merges(n_shards: int) -> int:
     return found
 
 
+def largest_share(worker: Worker, workers: Sequence[Worker], nbytes: int, n_shards: int) -> float:
+    """Bytes of the data that a worker may come to hold."""
+    # Dask deals shards out one by one, or by threads: that depends on how long they load.
+    n_threads = sum(other.n_threads for other in workers)
+    most = max(-(-n_shards // len(workers)), -(-n_shards * worker.n_threads // n_threads))
+    return nbytes / n_shards * most
+
+
 def _check_room(worker: Worker, source: Source, task_bytes: int) -> None:
     needed = worker.n_threads * task_bytes
     if not worker.memory or worker.used + needed <= _FULL * worker.memory:
@@ -186,12 +190,10 @@ def _check_room(worker: Worker, source: Source, task_bytes: int) -> None:
 
 def _fits(workers: Sequence[Worker], nbytes: int, n_shards: int, task_bytes: int) -> bool:
     """Whether all data can stay in memory, without a worker that spills."""
-    # Shards go round the workers: the first ones may have one more.
-    share = nbytes / n_shards * -(-n_shards // len(workers))
     for worker in workers:
         if worker.memory:
             calm = _CALM * worker.memory - worker.used - worker.n_threads * task_bytes
-            if share > min(_KEPT * worker.memory, calm):
+            if largest_share(worker, workers, nbytes, n_shards) > min(_KEPT * worker.memory, calm):
                 return False
     return True
 

@@ -17,8 +17,15 @@ from dask.utils import format_bytes
 
 from softmix_dist.arrays import DEVICE_BUFFER
 from softmix_dist.blocks import Block, Findings, RawBlock
-from softmix_dist.engine.device import Device, Gpu, gpu
-from softmix_dist.engine.plan import Plan, Worker, count_merges, count_shards, make_plan
+from softmix_dist.engine.device import Device, Gpu, gpu, on_device
+from softmix_dist.engine.plan import (
+    Plan,
+    Worker,
+    count_merges,
+    count_shards,
+    largest_share,
+    make_plan,
+)
 from softmix_dist.engine.settings import EngineSettings
 from softmix_dist.engine.shards import (
     Kernel,
@@ -68,8 +75,13 @@ def _joined(device: Gpu, blocks: Iterator[tuple[Block, np.dtype[Any]]]) -> Block
     for block, stored in blocks:
         start, half = start if sent else block.start, stored == np.float16
         findings += block.findings
+        if findings:
+            # Arrays may be missing; only what is wrong with the other blocks is still told.
+            continue
         log_base = None if block.log_base is None else device.send([block.log_base])
         sent.append((device.send(block.slices), device.send([block.draws]), log_base))
+    if findings:
+        return Block((), xp.zeros(0), None, None, None, findings, start)
     features, draws, log_base = zip(*sent, strict=True)
     x = xp.concatenate(features)
     if half:
@@ -113,14 +125,12 @@ def blocks_per_slab(source: Source, nbytes: int) -> int:
 
 def load_on_device(shard: DeviceShard) -> list[tuple[int, Block]]:
     """Read all slabs of a shard to the device."""
-    with gpu().active():
-        return load(shard)
+    return on_device(load, shard)
 
 
 def reduce_on_device(kernel: Kernel, shard: Any) -> list[Node]:
     """Apply a kernel to the slabs of a shard, there already or not."""
-    with gpu().active():
-        return reduce_shard(kernel, shard)
+    return on_device(reduce_shard, kernel, shard)
 
 
 def plan_on_devices(
@@ -156,12 +166,9 @@ def plan_on_devices(
     n_shards = count_shards(n_slabs, n_threads, None if asked is None else -(-asked // slab))
     # 1. On the host blocks only pass through.
     plan = make_plan(source, nbytes, workers, keep=False, blocks_per_shard=asked)
-    # 2. What the device holds, and what its threads work in.
-    held = nbytes
-    if source.dtype.itemsize < 4:
-        held -= source.n_candidates * (source.n_features + 1) * (4 - source.dtype.itemsize)
+    # 2. What the device holds, and what its threads work in. Whether features stay in half
+    #    precision is seen slab by slab, when they are there: here all are counted in single.
     slab_bytes = -(-slab * nbytes // source.n_blocks)
-    share = held / n_shards * -(-n_shards // len(workers))
     keep = True
     for worker, device in zip(workers, devices, strict=True):
         sharing = sum(other.identity == device.identity for other in devices)
@@ -174,7 +181,7 @@ def plan_on_devices(
                 f"for {sharing} workers, of which {settings.device_share:.0%} are used "
                 "(softmix.engine.device-share); use fewer threads a worker, or device 'cpu'"
             )
-        keep = keep and share <= room - works
+        keep = keep and largest_share(worker, workers, nbytes, n_shards) <= room - works
     keep = keep if settings.keep is None else settings.keep
     return replace(
         plan,
@@ -182,7 +189,6 @@ def plan_on_devices(
         n_shards=n_shards,
         n_tasks=n_shards + count_merges(n_shards),
         devices=_in_words(devices),
-        held_bytes=held if keep else None,
     )
 
 

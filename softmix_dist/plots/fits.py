@@ -37,6 +37,11 @@ def convergence_plot(fit: FittedMixture, ax: Axes | None = None, tol: float | No
     Returns
     -------
     matplotlib.axes.Axes
+
+    Examples
+    --------
+    >>> convergence_plot(model).get_ylabel() != ""
+    True
     """
     ax = _axes(ax)
     tol = float(getattr(fit, "tol", 0.01)) if tol is None else tol
@@ -125,6 +130,10 @@ def coefficients_plot(
     matplotlib.axes.Axes
         In the features' own coordinates; the features with the largest z-values, or
         coefficients, where they are too many.
+
+    Examples
+    --------
+    >>> ax = coefficients_plot(model)
     """
     ax = _axes(ax)
     atoms = fit.atoms_

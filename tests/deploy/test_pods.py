@@ -9,15 +9,17 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 from certificates import certificates
-from command import softmix
+from command import COMMAND, softmix
 from endpoint import BUCKET, Proxy, free_port, s3_server
 from kubelet import Node, Pod
 from manifests import DEPLOY, one, overlay, pods_of, read, render
 from problems import signature
 
 from softmix_dist import SoftmaxMixture
+from softmix_dist.engine.waiting import ask
 
 LIMIT = 180
 SHAPE = ("--candidates", 40_000, "--features", 3, "--components", 3, "--draws", 400_000)
@@ -169,8 +171,20 @@ def test_a_worker_that_is_retired_and_stopped(node, expected, request):
     job = node()
     driver, first, second = begun(job)
     hook = job.container["lifecycle"]["preStop"]["exec"]["command"]
+    address = f"tcp://{driver.environment['SOFTMIX_SCHEDULER']}"
+
+    def held() -> dict[str, int]:
+        found = ask(address, "identity", 10, n_workers=-1)["workers"]
+        return {
+            w["name"]: len(ask(address, "has_what", 10, workers=[a])[a]) for a, w in found.items()
+        }
+
+    before = held()
+    assert before[first.name] > 0
     told = first.execute(hook)
     assert (told.returncode, told.stderr) == (0, f"{first.name}: retired\n")
+    # Its data are the other's now, and not read again.
+    assert held()[second.name] >= sum(before.values()) - 1
     assert first.terminate() == 75
     # At the driver it does nothing, and without a scheduler it does not fail.
     assert driver.execute(hook).returncode == 0
@@ -252,7 +266,7 @@ def test_the_other_forms(endpoint, expected, request, tmp_path, form):
     for part in parts.values():
         for variable in part.get("env", []):
             if variable["name"] == "SOFTMIX_SCHEDULER":
-                assert variable["value"] == "softmix-scheduler:8786"
+                assert variable["value"] == "softmix-cluster:8786"
                 variable["value"] = address
             if variable["name"] == "SOFTMIX_WORKERS":
                 variable["value"] = "2"
@@ -299,20 +313,75 @@ def test_a_variable_has_no_value(node):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "code", "told"),
     [
-        ("SOFTMIX_WAIT", "soon", "expected a time such as 10 minutes, found 'soon'"),
-        ("SOFTMIX_WORKERS", "two", "'two' is not a valid integer"),
-        ("SOFTMIX_COMPONENTS", "-1", "n_components"),
+        ("SOFTMIX_WAIT", "soon", 2, "expected a time such as 10 minutes, found 'soon'"),
+        ("SOFTMIX_WORKERS", "two", 2, "'two' is not a valid integer"),
+        ("SOFTMIX_COMPONENTS", "two", 2, "'two' is not a valid integer"),
+        ("SOFTMIX_COMPONENTS", "-1", 65, "n_components"),
     ],
 )
-def test_a_variable_that_makes_no_sense(node, name, value, told):
+def test_a_variable_that_makes_no_sense(node, name, value, code, told):
     job = node(**{name: value})
     pod = job.run(0)
-    if name == "SOFTMIX_COMPONENTS":
+    if code == 65:
+        # What only the fit knows, once it has its workers.
         job.run(1), job.run(2)
-    assert pod.code() in (2, 65)
+    assert pod.code() == code
     assert told in pod.log
+
+
+@pytest.mark.parametrize("place", ["a..b:8786", "host:99999", "host", "two words:1"])
+def test_a_scheduler_that_is_no_place(place):
+    environment = {**os.environ, "SOFTMIX_SCHEDULER": place, "SOFTMIX_SCHEDULER_WAIT": "1 s"}
+    pod = Pod("pod", [*COMMAND, "pod", "work"], environment)
+    assert pod.code() == 2
+    assert "SOFTMIX_SCHEDULER" in pod.lines[-1]
+
+
+@pytest.mark.parametrize("command", [["fitt"], ["show", "model"], ["fit", "--no-such"]])
+def test_a_command_that_cannot_run_waits_for_nobody(command):
+    environment = {
+        **os.environ, "SOFTMIX_SCHEDULER": f"127.0.0.1:{free_port()}", "SOFTMIX_WORKERS": "2",
+        "JOB_COMPLETION_INDEX": "0",
+    }  # fmt: skip
+    pod = Pod("pod", [*COMMAND, "pod", "run", "--", *command], environment)
+    assert pod.code() == 2
+
+
+def test_a_scheduler_that_hangs(node, tmp_path):
+    """Neither the preStop hook nor SIGTERM waits for it."""
+    job = node()
+    driver, worker = job.run(0), job.run(1)
+    worker.until(lambda log: "Registered to" in log)
+    (scheduler,) = psutil.Process(driver.process.pid).children()
+    scheduler.suspend()
+    told = worker.execute(job.container["lifecycle"]["preStop"]["exec"]["command"])
+    assert told.returncode == 0
+    assert "not retired" in told.stderr
+    assert worker.terminate() == 75
+
+
+def test_a_scheduler_goes_while_a_worker_begins(node):
+    job = node(SOFTMIX_SCHEDULER_WAIT="4 s")
+    driver = job.run(0)
+    driver.until(lambda log: "workers are here" in log)
+    worker = job.run(1)
+    worker.until(lambda log: "Start Nanny at" in log)
+    driver.kill()
+    assert worker.code() == 75
+    assert "no scheduler at" in worker.lines[-1]
+
+
+def test_a_worker_is_stopped_while_it_begins(node):
+    job = node()
+    driver = job.run(0)
+    driver.until(lambda log: "workers are here" in log)
+    worker = job.run(1)
+    worker.until(lambda log: "Start Nanny at" in log)
+    driver.kill()
+    assert worker.terminate() == 75
+    assert worker.lines[-1] == "told to stop\n"
 
 
 def test_too_few_workers(node):
@@ -333,7 +402,7 @@ def test_enough_workers(node, expected, request):
 
 
 def test_no_scheduler(node):
-    pod = node(SOFTMIX_WAIT="1 s").run(1)
+    pod = node(SOFTMIX_SCHEDULER_WAIT="1 s").run(1)
     assert pod.code() == 75
     assert re.search(r"error: no scheduler at tcp://127.0.0.1:\d+ within 1 s", pod.lines[-1])
 
