@@ -267,6 +267,16 @@ def test_a_damaged_entry_is_computed_again(dataset, tmp_path, damage):
     assert signature(found) == signature(uninterrupted(dataset))
 
 
+def test_an_entry_of_sound_parts_that_do_not_belong_together_is_computed_again(dataset, tmp_path):
+    fit_in(tmp_path, dataset, n_passes=6)
+    with np.load(tmp_path / "000003.npz") as one, np.load(tmp_path / "000005.npz") as other:
+        mixed = dict(one) | {name: other[name] for name in other if name.startswith("answer")}
+    np.savez(tmp_path / "000003.npz", **mixed)
+    with pytest.warns(CheckpointWarning, match=r"000003\.npz .* not all of it is what was written"):
+        found, _ = fit_in(tmp_path, dataset)
+    assert signature(found) == signature(uninterrupted(dataset))
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"softmix_checkpoint": 2}', '{"softmix_checkpoint": 1}', "[" * 9999],
