@@ -272,7 +272,7 @@ def test_an_entry_of_sound_parts_that_do_not_belong_together_is_computed_again(d
     with np.load(tmp_path / "000003.npz") as one, np.load(tmp_path / "000005.npz") as other:
         mixed = dict(one) | {name: other[name] for name in other if name.startswith("answer")}
     np.savez(tmp_path / "000003.npz", **mixed)
-    with pytest.warns(CheckpointWarning, match=r"000003\.npz .* not all of it is what was written"):
+    with pytest.warns(CheckpointWarning, match=r"000003\.npz .*not all of it is what was written"):
         found, _ = fit_in(tmp_path, dataset)
     assert signature(found) == signature(uninterrupted(dataset))
 
