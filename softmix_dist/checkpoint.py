@@ -294,9 +294,12 @@ def _entries(place: Place) -> list[str]:
 def _read_manifest(place: Place, content: bytes) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(content)
-        known = manifest[MARK] == FORMAT and isinstance(manifest["seed"], int)
+        known = manifest[MARK] == FORMAT and type(manifest["seed"]) is int
         parts = all(isinstance(manifest[p], dict) for p in ("data", "settings", "environment"))
-        known = known and parts and "random_state" in manifest["settings"]
+        # The seed is the one that was asked for, where one was.
+        asked = (None, manifest["seed"])
+        known = known and parts and manifest["settings"]["random_state"] in asked
+        known = known and manifest["seed"] >= 0
     except (ValueError, KeyError, TypeError, RecursionError):
         known = False
     if not known:

@@ -287,6 +287,15 @@ def test_a_manifest_that_is_none_is_refused(dataset, tmp_path, text):
         fit_in(tmp_path, dataset)
 
 
+@pytest.mark.parametrize("seed", [7, -1, True, 2**63, None])
+def test_another_seed_than_was_asked_for_is_no_manifest(dataset, tmp_path, seed):
+    fit_in(tmp_path, dataset, n_passes=2)
+    told = json.loads((tmp_path / "checkpoint.json").read_text())
+    (tmp_path / "checkpoint.json").write_text(json.dumps(told | {"seed": seed}))
+    with pytest.raises(InputError, match="not that of a checkpoint"):
+        fit_in(tmp_path, dataset)
+
+
 def test_a_folder_of_other_files_is_refused(dataset, tmp_path):
     (tmp_path / "thesis.tex").write_text("all of it")
     with pytest.raises(InputError, match="holds other files"):
