@@ -56,7 +56,15 @@ def _settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             default="600 s",
             show_default=True,
             envvar="SOFTMIX_WAIT",
-            help="Time to wait for workers, or for the scheduler.",
+            help="Time to wait for workers.",
+        ),
+        "scheduler_wait": _option(
+            "--scheduler-wait",
+            type=str,
+            default="6 hours",
+            show_default=True,
+            envvar="SOFTMIX_SCHEDULER_WAIT",
+            help="Time to wait for the scheduler, wherever it may be restarted.",
         ),
         "name": _option(
             "--name",
@@ -97,7 +105,7 @@ def _settings(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
-_WORKER = "name", "threads", "memory", "gpus"
+_WORKER = "scheduler_wait", "name", "threads", "memory", "gpus"
 _command = click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 _passes_on = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -130,10 +138,10 @@ def run(
     Index 0 runs the scheduler and COMMAND, which is told where the scheduler is; the others work
     for it, wherever it may be restarted, until they are told to stop.
     """
-    _check(command)
-    address, seconds = _address(scheduler), _seconds(wait)
+    _check_command(command)
+    address, seconds = _address(scheduler), _seconds("wait", wait)
     if index:
-        _work(address, seconds, **worker)
+        _work(address, **worker)
     from softmix_dist.engine.pods import scheduler_at
 
     with scheduler_at(int(address.rpartition(":")[2])) as here:
@@ -141,25 +149,30 @@ def run(
 
 
 @pod.command(context_settings=_passes_on, short_help="Run a command on a cluster that is there.")
-@_settings("scheduler", "workers", "min_workers", "wait")
+@_settings("scheduler", "scheduler_wait", "workers", "min_workers", "wait")
 @_command
 def drive(
-    scheduler: str, workers: int, min_workers: int, wait: str, command: tuple[str, ...]
+    scheduler: str,
+    scheduler_wait: str,
+    workers: int,
+    min_workers: int,
+    wait: str,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND, such as fit DATA -k 5 -o MODEL, on a cluster once its workers are there."""
     from softmix_dist.engine.pods import wait_for_scheduler
 
-    _check(command)
-    address, seconds = _address(scheduler), _seconds(wait)
-    wait_for_scheduler(address, seconds)
+    _check_command(command)
+    address, seconds = _address(scheduler), _seconds("wait", wait)
+    wait_for_scheduler(address, _seconds("scheduler-wait", scheduler_wait))
     _drive(address, workers, min_workers, seconds, command)
 
 
 @pod.command(short_help="Work for a scheduler.")
-@_settings("scheduler", "wait", *_WORKER)
-def work(scheduler: str, wait: str, **worker: Any) -> None:
+@_settings("scheduler", *_WORKER)
+def work(scheduler: str, **worker: Any) -> None:
     """Work for a scheduler, wherever it may be restarted, until told to stop."""
-    _work(_address(scheduler), _seconds(wait), **worker)
+    _work(_address(scheduler), **worker)
 
 
 @pod.command(short_help="Hand a worker's data on, before it is stopped.")
@@ -183,14 +196,18 @@ def _drive(
 ) -> None:
     from softmix_dist.engine.pods import wait_for_workers
 
-    here = click.get_current_context()
-    softmix = here.parent.parent.command  # type: ignore[union-attr]
     wait_for_workers(address, workers, min(min_workers, workers), seconds)
-    softmix.main([*command, "--scheduler", address], prog_name="softmix")
+    _softmix().main([*command, "--scheduler", address], prog_name="softmix")
+
+
+def _softmix() -> click.Group:
+    """Return the command that this one is a part of."""
+    here = click.get_current_context()
+    return here.parent.parent.command  # type: ignore[union-attr,return-value]
 
 
 def _work(
-    address: str, seconds: float, name: str, threads: int, memory: str | None, gpus: int
+    address: str, scheduler_wait: str, name: str, threads: int, memory: str | None, gpus: int
 ) -> None:
     from dask.utils import parse_bytes
 
@@ -202,7 +219,7 @@ def _work(
         raise click.BadParameter(f"--memory (SOFTMIX_MEMORY): {error}") from error
     # While it waits for a scheduler, SIGTERM comes as it does to any command.
     with suppress(Interrupted):
-        work_for(address, name, seconds, threads, nbytes, gpus)
+        work_for(address, name, _seconds("scheduler-wait", scheduler_wait), threads, nbytes, gpus)
     click.echo("told to stop", err=True)
     # Not 0: for Kubernetes this index would be done, and no pod would take its place.
     click.get_current_context().exit(RETRY)
@@ -213,22 +230,42 @@ def _address(scheduler: str) -> str:
 
     _check([scheduler])
     address = address_of(scheduler)
-    if not re.fullmatch(r"[a-z]+://[^/\s]+:\d+", address):
+    parts = re.fullmatch(
+        r"[a-z]+://([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]):(\d+)", address
+    )
+    if parts is None or not 0 < int(parts[2]) < 2**16:
         raise click.BadParameter(
             f"--scheduler (SOFTMIX_SCHEDULER): expected host:port, found {scheduler!r}"
         )
     return address
 
 
-def _seconds(wait: str) -> float:
+def _seconds(name: str, wait: str) -> float:
     from dask.utils import parse_timedelta
 
     try:
         return float(parse_timedelta(wait))
     except (ValueError, KeyError) as error:
         raise click.BadParameter(
-            f"--wait (SOFTMIX_WAIT): expected a time such as 10 minutes, found {wait!r}"
+            f"--{name} (SOFTMIX_{name.upper().replace('-', '_')}): expected a time such as "
+            f"10 minutes, found {wait!r}"
         ) from error
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    """Refuse a command that cannot run, before anybody is waited for."""
+    _check(command)
+    softmix = _softmix()
+    found = softmix.commands.get(command[0])
+    if found is None or not any("--scheduler" in option.opts for option in found.params):
+        able = [
+            name
+            for name, known in softmix.commands.items()
+            if any("--scheduler" in option.opts for option in known.params)
+        ]
+        raise click.UsageError(f"{command[0]!r} runs on no cluster; there are {', '.join(able)}")
+    # As if it were called; its own usage errors come from here.
+    found.make_context(command[0], [*command[1:], "--scheduler", "tcp://later:0"])
 
 
 def _check(arguments: tuple[str, ...] | list[str]) -> None:

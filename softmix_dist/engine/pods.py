@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import active_children
 from typing import Any
 
 import dask
 from distributed import Nanny
 
-from softmix_dist.engine.waiting import client_of, cluster_errors, knock
+from softmix_dist.engine.waiting import ask, innermost, listens
 from softmix_dist.errors import ClusterError
 
 # Of a container's memory: what its worker may use. The rest is for the interpreter that watches
 # it, for what its allocator holds, and for files in a memory-backed /tmp.
 MEMORY_SHARE = 0.85
 _LOOK = 1.0
-# Seconds that a worker which is not needed any more has to hand on its data.
-_RETIRE = 20.0
+# Seconds for an answer of the scheduler; for one that hangs, or a worker that it refuses, to
+# change; for a worker to begin; to end; and to hand on its data before.
+_ANSWER, _PATIENCE, _BEGIN, _END, _RETIRE = 10.0, 60.0, 60.0, 8.0, 20.0
 
 logger = logging.getLogger("softmix_dist.pods")
 
@@ -61,11 +64,13 @@ def scheduler_at(port: int) -> Iterator[str]:
     address = address_of(f"127.0.0.1:{port}")
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", str(port)]
     command += ["--protocol", address.partition("://")[0], "--preload", "softmix_dist.dashboard"]
-    with suppress(OSError):
-        knock(address)
+    if listens(address):
         # Never another's: it would have its workers, and there would be two drivers.
         raise ClusterError(f"something listens at {address} already; only one scheduler can")
-    with subprocess.Popen(command) as process:
+    # Dask takes a task that was under way on four workers that died for the cause of it; where
+    # nodes are taken away it is not.
+    lenient = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20", **os.environ}
+    with subprocess.Popen(command, env=lenient) as process:
         try:
             wait_for_scheduler(address, 60.0, process)
             yield address
@@ -76,39 +81,49 @@ def scheduler_at(port: int) -> Iterator[str]:
 def wait_for_scheduler(
     address: str, seconds: float, process: subprocess.Popen[bytes] | None = None
 ) -> None:
-    """Wait until something listens at an address.
+    """Wait until a scheduler answers at an address.
 
     Parameters
     ----------
     address : str
     seconds : float
-        To wait at most.
+        To wait at most; where something listens that does not answer, a minute.
     process : subprocess.Popen, optional
-        That is to listen; its end ends the waiting.
+        The scheduler, where it is one of this pod; its end ends the waiting.
 
     Raises
     ------
     ClusterError
     """
-    last, told = time.monotonic() + seconds, False
+    began, mute, told = time.monotonic(), None, False
     while True:
         if process is not None and process.poll() is not None:
             raise ClusterError(
                 f"the scheduler ended with {process.returncode}; its messages are above"
             )
         try:
-            # The name is looked up each time: a scheduler that moved has another number.
-            knock(address)
+            # Its name is looked up each time: a scheduler that moved has another number.
+            if not listens(address):
+                raise ConnectionRefusedError("nothing listens there")
+            ask(address, "identity", min(_ANSWER, seconds), n_workers=0)
             return
-        except OSError as error:
+        except (OSError, TimeoutError) as error:
+            now = time.monotonic()
+            mute = None if isinstance(error, ConnectionRefusedError) else mute or now
+            why = innermost(error)
+            if mute is not None and now - mute > min(_PATIENCE, seconds):
+                raise ClusterError(
+                    f"something listens at {address}, but does not answer as a scheduler ({why}); "
+                    "does it ask for TLS (tls://), or hang?"
+                ) from error
+            if now - began > seconds:
+                raise ClusterError(
+                    f"no scheduler at {address} within {seconds:.0f} s ({why}); look at the pod "
+                    "of index 0, and whether a NetworkPolicy lets its port through"
+                ) from error
             if not told and process is None:
                 logger.info("waiting for the scheduler at %s", address)
             told = True
-            if time.monotonic() > last:
-                raise ClusterError(
-                    f"no scheduler at {address} within {seconds:.0f} s ({error}); look at the "
-                    "pod of index 0, and whether a NetworkPolicy lets its port through"
-                ) from error
         time.sleep(_LOOK)
 
 
@@ -126,20 +141,24 @@ def wait_for_workers(address: str, wanted: int, minimum: int, seconds: float) ->
     Raises
     ------
     ClusterError
-        If the scheduler cannot be reached, or too few workers came.
+        If the scheduler does not answer, or too few workers came.
     """
     last = time.monotonic() + seconds
     found = -1
-    with client_of(address) as client, cluster_errors():
-        while True:
-            before, found = found, len(client.sync(client.scheduler.ncores_running))
-            if found != before:
-                logger.info("%d of %d workers are here", found, wanted)
-            if found >= wanted:
-                return
-            if time.monotonic() > last:
-                break
-            time.sleep(_LOOK)
+    while True:
+        try:
+            before, found = found, len(ask(address, "ncores_running", _PATIENCE))
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(
+                f"the scheduler at {address} does not answer: {innermost(error)}"
+            ) from error
+        if found != before:
+            logger.info("%d of %d workers are here", found, wanted)
+        if found >= wanted:
+            return
+        if time.monotonic() > last:
+            break
+        time.sleep(_LOOK)
     if found < minimum:
         raise ClusterError(
             f"{found} of at least {minimum} workers came to {address} within {seconds:.0f} s; look "
@@ -184,12 +203,36 @@ def work(
         "nthreads": n_threads,
         "memory_limit": "auto" if memory is None else int(MEMORY_SHARE * memory),
         "resources": {"GPU": n_gpus} if n_gpus else None,
+        "death_timeout": min(_BEGIN, seconds),
     }
+    refused: float | None = None
     while True:
         wait_for_scheduler(address, seconds)
-        if asyncio.run(_work(address, options)):
+        try:
+            stopped = asyncio.run(_work(address, options))
+        except _NotTakenError as error:
+            # The scheduler went while the worker began; or a worker of this name, which was here
+            # before, is not yet gone.
+            now = time.monotonic()
+            refused = refused or now
+            if now - refused > min(_PATIENCE, seconds):
+                raise ClusterError(f"{address} takes no worker from here: {error}") from error
+            logger.warning("%s takes no worker from here: %s; trying again", address, error)
+            time.sleep(_LOOK)
+            continue
+        finally:
+            # Of a worker that did not end in time.
+            for child in active_children():
+                child.kill()
+                child.join(_ANSWER)
+        if stopped:
             return
+        refused = None
         logger.warning("the scheduler at %s is gone; waiting for it", address)
+
+
+class _NotTakenError(Exception):
+    """A worker could not begin; says why."""
 
 
 async def _work(address: str, options: dict[str, Any]) -> bool:
@@ -208,13 +251,13 @@ async def _work(address: str, options: dict[str, Any]) -> bool:
                 await begun
                 gone = asyncio.ensure_future(nanny.finished())
                 await asyncio.wait({gone, told}, return_when=asyncio.FIRST_COMPLETED)
-        except (OSError, TimeoutError, TypeError, RuntimeError) as error:
-            cause = str(error.__cause__ or error)
-            raise ClusterError(
-                f"{address} takes no worker from here: {' '.join(cause.split())}"
-            ) from error
+        except Exception as error:
+            # Of any kind: a nanny whose worker does not begin in time fails its own assertion.
+            if not stop.is_set():
+                raise _NotTakenError(innermost(error)) from error
         finally:
-            await nanny.close(reason="pod-ends")
+            with suppress(Exception):
+                await asyncio.wait_for(nanny.close(reason="pod-ends"), _END)
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
@@ -239,18 +282,16 @@ def retire(address: str, name: str) -> str:
     Raises
     ------
     ClusterError
-        If the scheduler cannot be reached, or it takes too long.
+        If the scheduler does not answer, or it takes too long.
     """
-    with client_of(address, 5.0) as client, cluster_errors():
-        workers = client.sync(client.scheduler.identity, n_workers=-1)["workers"].values()
+    try:
+        workers = ask(address, "identity", 5.0, n_workers=-1)["workers"].values()
         if name not in {worker["name"] for worker in workers}:
             return "the scheduler knows no such worker"
         # It would come back if it were closed now: its pod looks for the scheduler again.
-        retired = client.sync(
-            client.scheduler.retire_workers,
-            names=[name],
-            close_workers=False,
-            remove=False,
-            callback_timeout=_RETIRE,
+        retired = ask(
+            address, "retire_workers", _RETIRE, names=[name], close_workers=False, remove=False
         )
+    except (OSError, TimeoutError) as error:
+        raise ClusterError(f"no scheduler answers at {address}: {innermost(error)}") from error
     return "retired" if retired else "no other worker has room for its data: they are read again"

@@ -6,6 +6,7 @@ for a time that the user sets, and then says so.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,10 @@ from typing import Any
 from distributed import CancelledError, Client
 from distributed.client import Future
 from distributed.comm import CommClosedError
+from distributed.comm.core import FatalCommClosedError
+from distributed.core import rpc
 from distributed.scheduler import KilledWorker, NoValidWorkerError
+from distributed.security import Security
 
 from softmix_dist.errors import ClusterError
 
@@ -36,44 +40,75 @@ def client_of(address: str, seconds: float = 20.0) -> Iterator[Client]:
     ValueError
         If this is no address.
     """
-    encrypted = address.startswith("tls://")
     try:
-        client = Client(address, timeout=f"{seconds} s", set_as_default=True)
+        # First without a client, whose beginning waits for ever on a scheduler that hangs.
+        ask(address, "identity", seconds, n_workers=0)
+        client = Client(address, timeout=f"{seconds} s")
+    except (OSError, TimeoutError) as error:
+        hint = "; does it ask for TLS (tls://)?" if listens(address) else ""
+        told = innermost(error)
+        raise ClusterError(f"no Dask scheduler answers at {address!r}: {told}{hint}") from error
+    with client:
+        yield client
+
+
+def ask(address: str, question: str, seconds: float, **how: Any) -> Any:
+    """Ask a scheduler something, without becoming its client; not inside an event loop.
+
+    Parameters
+    ----------
+    address, question : str
+        The question is the name of one of its handlers.
+    seconds : float
+        To wait at most.
+    **how
+        Of the question.
+
+    Raises
+    ------
+    OSError, TimeoutError
+        If there is no answer in time.
+    ClusterError
+        If there will be none: a certificate is missing, or is not of the scheduler's authority.
+    """
+
+    async def answer() -> Any:
+        given = Security().get_connection_args("client")
+        async with rpc(address, timeout=seconds, connection_args=given) as scheduler:
+            return await getattr(scheduler, question)(**how)
+
+    async def in_time() -> Any:
+        return await asyncio.wait_for(answer(), seconds)
+
+    try:
+        return asyncio.run(in_time())
     except TypeError as error:
         # What Dask says where no certificate is configured.
         raise ClusterError(
             f"{address} asks for TLS, and no certificate is configured here; name them in "
             "distributed.comm.tls of Dask's configuration (ca-file, client.cert, client.key)"
         ) from error
-    except (OSError, TimeoutError) as error:
-        hint = (
-            "; are these certificates signed by its authority?"
-            if encrypted
-            else "; does it ask for TLS (tls://)?"
-            if _listens(address)
-            else ""
-        )
-        told = " ".join(str(error).split())
-        raise ClusterError(f"no Dask scheduler answers at {address!r}: {told}{hint}") from error
-    with client:
-        yield client
+    except FatalCommClosedError as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at {address!r}: {innermost(error)}; are these "
+            "certificates signed by its authority?"
+        ) from error
 
 
-def knock(address: str) -> None:
-    """Connect to an address, and leave again.
+def innermost(error: BaseException) -> str:
+    """Return what was said first in a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, (TimeoutError, asyncio.CancelledError)):
+        return "no answer in time"
+    return " ".join(str(error).split()) or type(error).__name__
 
-    Raises
-    ------
-    OSError
-        If nothing listens there.
-    """
+
+def listens(address: str) -> bool:
+    """Whether anything listens at an address."""
     host, _, port = address.partition("://")[2].rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def _listens(address: str) -> bool:
     try:
-        knock(address)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError):
         return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -28,6 +29,7 @@ from manifests import (
 # The oldest that has everything these manifests use switched on, and the newest that is known.
 VERSIONS = "1.31", "1.37"
 ALL = [*RENDERED, *APPLIED]
+OVERLAYS_BY = {path.name: path for path in OVERLAYS}
 JOBS = [*OVERLAYS, DEPLOY / "longlived/fit.yaml"]
 
 
@@ -261,6 +263,61 @@ def test_all_of_a_job_has_its_name(path, suffix, tmp_path):
     assert ports == [53, 53, 443] if stores else ports == [53, 53]
 
 
+def names_of(manifests: list[Manifest]) -> set[tuple[str, str]]:
+    found = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}
+    for kind, name in list(found):
+        if kind == "DaskJob":
+            # What the operator makes of it.
+            found |= {("Service", f"{name}-scheduler"), ("Deployment", f"{name}-scheduler")}
+    return found
+
+
+def test_the_forms_live_in_one_namespace():
+    """They share neither names nor pods: one's policy says nothing of another's."""
+    job, dask, stays = (
+        render(DEPLOY / form) for form in ("job/overlays/s3", "daskjob", "longlived")
+    )
+    stays += read(DEPLOY / "longlived/fit.yaml")
+    for one_form, other in ((job, dask), (job, stays), (dask, stays)):
+        assert not names_of(one_form) & names_of(other)
+    pods = {"job": [pod_labels(one(job, "Job"))]}
+    pods["stays"] = [
+        pod_labels(manifest) for manifest in stays if manifest["kind"] in ("Deployment", "Job")
+    ]
+    for own, other, form in ((job, "stays", "job"), (stays, "job", "stays")):
+        selected = one(own, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items()
+        assert all(selected <= labels.items() for labels in pods[form])
+        assert not any(selected <= labels.items() for labels in pods[other])
+
+
+def test_a_suffix_reaches_all_of_a_daskjob(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    resource = os.path.relpath(DEPLOY / "daskjob", folder.resolve())
+    (folder / "kustomization.yaml").write_text(f"resources: [{resource}]\nnameSuffix: -monday\n")
+    daskjob = one(render(folder), "DaskJob")
+    name = daskjob["metadata"]["name"]
+    assert name == "softmix-dask-monday"
+    scheduler = daskjob["spec"]["cluster"]["spec"]["scheduler"]
+    assert scheduler["service"]["selector"]["dask.org/cluster-name"] == name
+
+
+@pytest.mark.parametrize("base", ["s3", "gpu"])
+def test_a_gpu_has_the_image_for_it(base, tmp_path):
+    """However components are put together, and whatever the images are called."""
+    components = os.path.relpath(DEPLOY / "job/components", tmp_path.resolve() / "own")
+    own = {
+        "components": [f"{components}/tls", f"{components}/gpu"],
+        "images": [
+            {"name": "softmix-dist-gpu", "newName": "registry.example.com/own", "newTag": "1-gpu"}
+        ],
+    }
+    manifests = overlay(tmp_path / "own", base, own) if base == "s3" else render(OVERLAYS_BY["gpu"])
+    (container,) = pods_of(manifests)[0]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["image"].endswith("-gpu")
+
+
 def test_the_cluster_that_stays_selects_its_own_pods():
     manifests = render(DEPLOY / "longlived")
     deployments = [found for found in manifests if found["kind"] == "Deployment"]
@@ -273,12 +330,12 @@ def test_the_cluster_that_stays_selects_its_own_pods():
         assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
         assert policy.items() <= labels.items()
         selected = service["spec"]["selector"].items() <= labels.items()
-        assert selected == (deployment["metadata"]["name"] == "softmix-scheduler")
+        assert selected == (deployment["metadata"]["name"] == "softmix-cluster")
     assert policy.items() <= pod_labels(fit).items()
     for spec in pods_of([*deployments, fit]):
         for container in spec["containers"]:
             values = {v["name"]: v.get("value") for v in container.get("env", [])}
-            where = values.get("SOFTMIX_SCHEDULER", "softmix-scheduler:8786")
+            where = values.get("SOFTMIX_SCHEDULER", "softmix-cluster:8786")
             assert where == f"{service['metadata']['name']}:8786"
             command = container["command"]
             assert command[:2] == ["dask", "scheduler"] or command[:2] == ["softmix", "pod"]
@@ -303,4 +360,6 @@ def test_images_are_of_one_release(path):
         for container in containers(spec):
             name, _, tag = container["image"].rpartition(":")
             assert name.endswith("softmix-dist")
+            on_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            assert tag.endswith("-gpu") == on_gpu
             assert tag not in ("", "latest")
