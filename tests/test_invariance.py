@@ -14,7 +14,7 @@ import pytest
 from changes import CHANGES
 from engines import local, on_cluster
 from fake_cuda import Runtime
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import Problem, fitted, signature, simulate
 from test_device import fresh
@@ -160,6 +160,7 @@ SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 ROUNDING = 200
 # Fits end within TOL standard errors of the maximum, by an estimate that may be off by half.
 TOL, SLACK = 1e-3, 4
+HOW = {"tol": TOL, "max_passes": 60, "standard_errors": "exact"}
 
 
 @st.composite
@@ -198,7 +199,7 @@ def engine_of(where, client):
 
 
 # Passes of a cluster take ten times as long as those of threads.
-EXAMPLES = {"threads": 12, "cluster": 3, "device": 4}
+EXAMPLES = {"threads": 8, "cluster": 2, "device": 3}
 everywhere = pytest.mark.parametrize("where", EXAMPLES)
 every_change = pytest.mark.parametrize("change", CHANGES)
 
@@ -237,9 +238,7 @@ def test_one_pass(change, where, client):
     def check(case):
         problem, block_rows, seed = case
         changed = CHANGES[change](problem, np.random.default_rng(seed))
-        order = in_order(
-            (problem.weights, changed.atoms(problem.atoms)), changed.problem.truth
-        )
+        order = in_order((problem.weights, changed.atoms(problem.atoms)), changed.problem.truth)
         for dtype in (SINGLE, DOUBLE):
             atol = ROUNDING * float(np.finfo(dtype).eps)
             before = one_pass(engine, problem, block_rows, dtype)
@@ -256,7 +255,7 @@ def test_one_pass(change, where, client):
                 np.testing.assert_allclose(after.entropies, before.entropies[order], atol=atol)
 
     with engine_of(where, client) as engine:
-        for_problems(where, check, 3)
+        for_problems(where, check, 2)
 
 
 def log_prob_of(problem, weights, atoms):
@@ -277,6 +276,12 @@ def test_probabilities_at_given_parameters(change, case):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11)
 
 
+def apart(atoms):
+    """Whether they are, by a standard deviation of the features and more."""
+    between = np.linalg.norm(atoms[:, None] - atoms, axis=2)
+    return bool((between + 9 * np.eye(len(atoms)) > 1).all())
+
+
 def quietly(*args, **how):
     """Fit; what small random problems are warned of is in the result."""
     with warnings.catch_warnings():
@@ -293,18 +298,18 @@ def assert_follows(changed, problem, before, after, precision, l2):
     far[1] /= np.sqrt(changed.times)
     eps = np.finfo(np.float32 if precision == "single" else np.float64).eps
     rounding = 2 * 8 * eps * (1 + abs(before.log_likelihood))
-    # 2. The likelihood.
-    gap = abs(after.log_likelihood - before.log_likelihood - changed.log_likelihood)
+    # 2. The objective, which has its maximum there.
+    gap = abs(after.objective - before.objective - changed.log_likelihood)
     assert gap <= max(far) ** 2 / (2 * n) + rounding
     # 3. The probabilities, by the information: a part of all that the draws can tell.
     log_prob = changed.log_prob(log_prob_of(problem, before.weights, before.atoms))
     found = log_prob_of(changed.problem, after.weights, after.atoms)
     there = log_prob > -np.inf
     assert (found[~there] == -np.inf).all()
-    off = np.exp(log_prob[there]) @ (found - log_prob)[there] ** 2
+    off = np.exp(log_prob[there]) @ (found[there] - log_prob[there]) ** 2
     assert np.sqrt(n * off) <= sum(far) + np.sqrt(2 * n * rounding)
     # 4. The parameters, where the draws tell them, in their standard errors, and these.
-    if l2 > 0 or np.isnan(before.covariance).any() or np.isnan(after.covariance).any():
+    if l2 > 0 or not well_told(before):
         return
     moved = (before.weights, changed.atoms(before.atoms))
     found = after.weights, after.atoms
@@ -315,7 +320,13 @@ def assert_follows(changed, problem, before, after, precision, l2):
     off = [(old[order] - new).ravel() for old, new in zip(moved, found, strict=True)]
     assert (np.abs(np.concatenate(off)) <= sum(far) * errors * np.sqrt(changed.times)).all()
     size = np.outer(errors, errors)
-    np.testing.assert_allclose(after.covariance, expected, rtol=0, atol=10 * sum(far) * size)
+    assert (np.abs(after.covariance - expected) <= 10 * sum(far) * size).all()
+
+
+def well_told(fit):
+    """Whether the draws tell the components apart: where they do not there may be any maximum."""
+    errors = fit.standard_errors
+    return errors is not None and bool((errors["weights"] < 0.1).all()) and not fit.warnings
 
 
 def of_parameters(order, n_features):
@@ -332,19 +343,22 @@ def test_fits(change, where, client):
 
     def check(case):
         problem, block_rows, seed = case
+        assume(apart(problem.atoms))
         changed = CHANGES[change](problem, np.random.default_rng(seed))
         for precision in ("auto", "double", "single"):
             for l2 in (0.0, 1e-3):
-                how = {"tol": TOL, "precision": precision, "l2": l2, "standard_errors": "exact"}
+                how = {"precision": precision, "l2": l2} | HOW
                 before, after = (
                     quietly(p.dataset(block_rows), len(p.weights), engine, init=p.truth, **how)
                     for p in (problem, changed.problem)
                 )
                 if change == "several_samples":
                     assert signature(before) == signature(after)
-                # No maximum, or a flat one: nothing is promised.
-                if before.converged == after.converged == (precision != "single"):
-                    assert_follows(changed, problem, before, after, precision, l2)
+                if l2 == 0 and not well_told(before) and precision != "single":
+                    # No maximum, or a flat one: nothing is promised.
+                    continue
+                assert before.converged == after.converged == (precision != "single")
+                assert_follows(changed, problem, before, after, precision, l2)
 
     with engine_of(where, client) as engine:
         for_problems(where, check)
