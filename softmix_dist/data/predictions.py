@@ -148,7 +148,7 @@ class Predict:
             values["responsibilities"] = predictor.responsibilities(raw)
         sums = None
         if n_draws:
-            draws, log_expected = candidate_totals(raw.counts), log_prob + np.log(n_draws)
+            draws, log_expected = candidate_totals(raw.counts), log_prob + np.log(float(n_draws))
             residuals = (
                 pearson_residuals(draws, log_expected),
                 deviance_residuals(draws, log_expected),
