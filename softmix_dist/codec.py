@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array, Finding, Findings
+from softmix_dist.data.fingerprint import digest
 from softmix_dist.lindsay import GradientSums
 from softmix_dist.model import Mixture
 from softmix_dist.moments import ProjectedMomentSums, SecondMomentSums
@@ -43,11 +45,14 @@ _CLASSES = {
 }  # fmt: skip
 
 
-# What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed); RuntimeError for
-# an archive that says it is encrypted, among others.
+# The digest of all other arrays of an archive.
+_SEAL = ".digest"
+
+# What NumPy, zipfile and json raise for bytes that are none of theirs (fuzzed): RuntimeError for
+# an archive that says it is encrypted, among others; TokenError for the head of an array.
 _UNREADABLE = (
     AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
-    zipfile.BadZipFile, zlib.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -133,19 +138,26 @@ def _value(tree: Any, arrays: list[Array]) -> Any:
     return _CLASSES[kind](**found)
 
 
+def _seal(arrays: Mapping[str, Array]) -> Array:
+    names = sorted(arrays)
+    told = np.frombuffer("\n".join(names).encode(), np.uint8)
+    return np.frombuffer(digest(told, *(arrays[name] for name in names)).encode(), np.uint8)
+
+
 def to_bytes(parts: Mapping[str, Encoded]) -> bytes:
     """Write encoded values, by name, as one NumPy archive."""
     arrays: dict[str, Array] = {}
     for name, part in parts.items():
         arrays[name] = np.frombuffer(json.dumps(part.tree).encode(), np.uint8)
         arrays |= {f"{name}.{i}": array for i, array in enumerate(part.arrays)}
+    arrays[_SEAL] = _seal(arrays)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def from_bytes(content: bytes) -> dict[str, Encoded]:
-    """Read what `to_bytes` wrote; the archive's checksums are checked.
+    """Read what `to_bytes` wrote; the archive's checksums and a digest of all of it are checked.
 
     Raises
     ------
@@ -154,12 +166,18 @@ def from_bytes(content: bytes) -> dict[str, Encoded]:
     """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            found = {}
-            for name in (name for name in archive.files if "." not in name):
-                tree = json.loads(archive[name].tobytes())
-                numbers = range(sum(key.startswith(f"{name}.") for key in archive.files))
-                found[name] = Encoded(tree, [archive[f"{name}.{i}"] for i in numbers])
-            return found
+            arrays = {name: archive[name] for name in archive.files}
+        if arrays.pop(_SEAL).tobytes() != _seal(arrays).tobytes():
+            # Each part may be sound by itself, and no answer to the rest.
+            raise DamagedError("not all of it is what was written")
+        found = {}
+        for name in (name for name in arrays if "." not in name):
+            tree = json.loads(arrays[name].tobytes())
+            numbers = range(sum(key.startswith(f"{name}.") for key in arrays))
+            found[name] = Encoded(tree, [arrays[f"{name}.{i}"] for i in numbers])
+        return found
+    except DamagedError:
+        raise
     except _UNREADABLE as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
 

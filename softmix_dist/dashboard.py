@@ -65,21 +65,28 @@ class Watched:
     weights: list[float] = field(default_factory=list)
 
     def take(self, row: dict[str, Any]) -> None:
-        """Take one message, a row of progress."""
-        self.phase, self.last = row["phase"], row["time"]
-        self.plan = row.get("plan", self.plan)
-        self.n_candidates = row.get("n_candidates", self.n_candidates)
-        if row["phase"] == "end":
-            self.phase = "converged" if row["converged"] else "not converged"
+        """Take one message, a row of progress; all of it, or nothing where it is none.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is none.
+        """
+        phase, last, plan = str(row["phase"]), float(row["time"]), str(row.get("plan", self.plan))
+        n_candidates = int(row.get("n_candidates", self.n_candidates))
+        if phase == "end":
+            phase = "converged" if row["converged"] else "not converged"
         if row["phase"] == "pass":
-            number, objective, distance = row["pass"], row["objective"], row["distance"]
+            number = int(row["pass"])
+            objective, distance = float(row["objective"]), float(row["distance"])
+            self.weights = [float(weight) for weight in row.get("weights") or self.weights]
             self.n_passes += 1
             self.passes.append(number)
             self.objectives.append(objective)
             self.distances.append(distance)
             for values in (self.passes, self.objectives, self.distances):
                 del values[:-_PASSES]
-            self.weights = row.get("weights") or self.weights
+        self.phase, self.last, self.plan, self.n_candidates = phase, last, plan, n_candidates
 
     def in_words(self) -> str:
         """Phase and throughput, in one line."""
@@ -121,10 +128,10 @@ class FitsPlugin(SchedulerPlugin):
         """Take what a fit publishes, of whatever version of this package."""
         if topic != TOPIC or not isinstance(msg, dict) or not {"fit", "time"} <= {*msg}:
             return
-        fit = self.fits.setdefault(msg["fit"], Watched(msg["time"], msg["time"]))
         # A newer package may say other things.
-        with suppress(KeyError, TypeError):
-            fit.take(msg)
+        with suppress(KeyError, TypeError, ValueError, OverflowError):
+            began = float(msg["time"])
+            self.fits.setdefault(str(msg["fit"]), Watched(began, began)).take(msg)
         while len(self.fits) > _FITS:
             self.fits.popitem(last=False)
 

@@ -323,6 +323,10 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             raise InputError(f"{str(path)!r} lacks {missing}; write the model again")
         settings = told.get("settings", {})
         model = cls(**{k: v for k, v in settings.items() if k in cls._parameter_names()})
+        begun = "auto" if model.init == "given" else model.init
+        if not isinstance(begun, str):
+            raise InputError(f"{str(path)!r}: init: expected text, found {begun!r}")
+        Settings(**{**model._plain_params(), "init": begun}).check()
         data = told.get("data")
         model._provenance = data if isinstance(data, dict) else {"name": data}
         model.result_ = FitResult(**{name: values[name] for name in known})

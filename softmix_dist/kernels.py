@@ -119,6 +119,7 @@ def _again(spent: Block | None, number: int, shape: tuple[int, int]) -> Array | 
     return spent.slices[number]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def survey(block: Block) -> tuple[DesignSums, Findings]:
     """Design sums and findings of one block.
 
@@ -129,7 +130,7 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     Returns
     -------
     DesignSums
-        In float64; zero where the block has findings.
+        In float64; zero where the block has findings, infinite where squares overflow.
     Findings
     """
     xp = block.xp

@@ -7,6 +7,7 @@ this package.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +127,22 @@ def halve(chunk: Path) -> None:
     chunk.write_bytes(data[: len(data) // 2])
 
 
+_WITHOUT_NUMBER = {
+    "shape": [2**40, ROWS],
+    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**40, BLOCK_ROWS]}},
+    "dimension_names": ["sample", "candidate"],
+}
+
+
+def _spoil_metadata(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    # The copy in the root would hide it.
+    root = path.parent.parent / "zarr.json"
+    told = json.loads(root.read_text())
+    del told["consolidated_metadata"]
+    root.write_text(json.dumps(told))
+
+
 def few_observed(path: Path) -> None:
     counts = np.zeros(ROWS, np.int64)
     counts[[3, 77, 150]] = 9
@@ -193,6 +210,10 @@ BROKEN: dict[str, Broken] = {
     ),
     "nan-base": Broken(
         spoilt("log_base", (10, np.nan)), ("log_base", "NaN", "candidate 10", "logarithm")
+    ),
+    "features-beyond-the-range-of-numbers": Broken(
+        columns(lambda features: np.multiply(features[:, 1], 1e300, out=features[:, 1])),
+        ("feature 'size'", "out of range", "express it in another unit"),
     ),
     "several-problems": Broken(
         several,
@@ -306,6 +327,24 @@ BROKEN: dict[str, Broken] = {
         damaged("features/c/2/0", halve),
         ("features", "candidates 128 to 191", "cannot be read", "write it again"),
         StoreError,
+    ),
+    "garbled-metadata-of-counts": Broken(
+        damaged("counts/zarr.json", lambda path: _spoil_metadata(path, data_type="numbers")),
+        ("counts", "cannot be opened", "write it again"),
+        StoreError,
+    ),
+    "lost-metadata-of-an-array": Broken(
+        damaged("features/zarr.json", lambda path: _spoil_metadata(path, shape="wide")),
+        ("features", "cannot be opened", "write it again"),
+        StoreError,
+    ),
+    "samples-without-number": Broken(
+        damaged("counts/zarr.json", lambda path: _spoil_metadata(path, **_WITHOUT_NUMBER)),
+        ("1,099,511,627,776 samples", "more than can be named", "write the data set again"),
+    ),
+    "labels-of-other-candidates": Broken(
+        lambda path: foreign(path, candidate_label=np.array(["a", "b"])),
+        ("candidate_label", "(2,)", "one label a candidate"),
     ),
     "garbled-metadata": Broken(
         damaged("zarr.json", halve), ("is not a Zarr group", "data.zarr"), StoreError

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import distributed
@@ -176,3 +178,27 @@ def test_termination_while_opening_is_not_bad_data(data, monkeypatch):
 
     monkeypatch.setattr(zarr, "open_group", terminated)
     softmix("check", data, code=75)
+
+
+def test_a_name_that_is_too_long_is_no_traceback(data):
+    told = softmix("check", "a" * 3000, code=65).stderr
+    assert "does not exist" in told
+    softmix("fit", data, "-k", 1, "-q", "-o", "a" * 3000, code=65)
+
+
+def test_an_http_server_as_the_scheduler_is_said_to_be_none(data):
+    # As where the address of the dashboard is given.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b" " * 100)
+            connection.close()
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        told = softmix("fit", data, "-k", 1, "--scheduler", address, code=75).stderr
+        thread.join(5)
+    assert f"no Dask scheduler answers at '{address}'" in told
+    assert "the address of the dashboard?" in told

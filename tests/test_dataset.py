@@ -11,6 +11,7 @@ import pytest
 import xarray
 import zarr
 from broken import BROKEN, NAMES, flip, good
+from mutations import forget_consolidated
 from problems import fitted
 
 from softmix_dist.data.dataset import ArrayDataset, default_block_rows, open_dataset
@@ -255,6 +256,26 @@ def test_the_truth_of_a_simulation_is_read(tmp_path):
         assert set(opened.variables) == {"features", "counts"}
     with xarray.open_zarr(tmp_path / "a", group="truth") as opened:
         assert opened["atoms"].dims == ("component", "feature")
+
+
+@pytest.mark.parametrize(
+    ("weights", "atoms"), [(1.0, np.eye(2)), ([1.0], np.eye(2)), ([1.0], [[1]]), ([1.0], [[0.5]])]
+)
+def test_a_truth_of_other_shapes_is_refused(weights, atoms, tmp_path):
+    write_dataset(tmp_path / "a", X, N)
+    truth = zarr.open_group(tmp_path / "a", mode="r+", use_consolidated=False)
+    truth.create_array("truth/weights", data=np.array(weights))
+    truth.create_array("truth/atoms", data=np.array(atoms))
+    forget_consolidated(tmp_path / "a")
+    with pytest.raises(InputError, match=r"truth: expected weights \(K,\) and atoms \(K, 2\)"):
+        open_dataset(tmp_path / "a").truth()
+
+
+def test_labels_that_cannot_be_read_are_a_store_error(tmp_path):
+    write_dataset(tmp_path / "a", X, N, candidate_labels=list("abcde"))
+    flip(tmp_path / "a/candidate_label/c/0")
+    with pytest.raises(StoreError, match="candidate_label: the chunk of these labels"):
+        open_dataset(tmp_path / "a").labels([1])
 
 
 def test_totals_beyond_32_bits(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from mutations import forget_consolidated
 from problems import signature
 
 from softmix_dist import SoftmaxMixture
@@ -119,3 +121,45 @@ def test_a_fitted_model_can_be_pickled(small, model):
     copy = pickle.loads(pickle.dumps(model))
     assert signature(copy.result_) == signature(model.result_)
     np.testing.assert_array_equal(copy.log_prob(small.features), model.log_prob(small.features))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("starts", []), ("starts", [{"method": "search"}]), ("gap", {"gain": 1.0}),
+        ("kurtosis", []), ("n_draws", "many"), ("log_likelihood", [1]), ("warnings", [None]),
+        ("settings", 7), ("distance", "far"), ("converged", None),
+    ],
+)  # fmt: skip
+def test_attributes_of_other_types_are_refused_by_name(name, value, model, tmp_path):
+    model.save(tmp_path / "model.zarr")
+    zarr.open_group(tmp_path / "model.zarr", mode="r+").attrs[name] = value
+    with pytest.raises(InputError, match=f"- attribute {name}: expected .*, found "):
+        SoftmaxMixture.load(tmp_path / "model.zarr")
+
+
+@pytest.mark.parametrize("settings", [{"n_components": 0}, {"n_components": 2, "init": [1]}])
+def test_settings_that_no_fit_has_are_refused(settings, model, tmp_path):
+    model.save(tmp_path / "model.zarr")
+    zarr.open_group(tmp_path / "model.zarr", mode="r+").attrs["settings"] = settings
+    with pytest.raises(InputError, match="n_components|init"):
+        SoftmaxMixture.load(tmp_path / "model.zarr")
+
+
+@pytest.mark.parametrize("name", ["weights", "atoms"])
+def test_a_lost_chunk_of_a_model_is_not_taken_for_zeros(name, model, tmp_path):
+    model.save(tmp_path / "model.zarr")
+    shutil.rmtree(tmp_path / "model.zarr" / name / "c")
+    with pytest.raises(InputError, match=f"- {name}: "):
+        SoftmaxMixture.load(tmp_path / "model.zarr")
+
+
+@pytest.mark.parametrize("values", [np.ones(3), np.ones((2, 9)), np.full((2, 2), np.inf)])
+def test_atoms_of_other_shapes_are_refused(values, model, tmp_path):
+    model.save(tmp_path / "model.zarr")
+    group = zarr.open_group(tmp_path / "model.zarr", mode="r+", use_consolidated=False)
+    del group.attrs["gap"]
+    group.create_array("atoms", data=values, overwrite=True)
+    forget_consolidated(tmp_path / "model.zarr")
+    with pytest.raises(InputError, match=r"\n- "):
+        SoftmaxMixture.load(tmp_path / "model.zarr")

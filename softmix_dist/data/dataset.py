@@ -21,13 +21,24 @@ import zarr
 from softmix_dist.blocks import Array, Finding, Findings, RawBlock
 from softmix_dist.data.objects import is_url
 from softmix_dist.data.sparse import SparseCounts
-from softmix_dist.data.store import ChunkError, absolute, open_group, read
+from softmix_dist.data.store import (
+    ChunkError,
+    absolute,
+    arrays_of,
+    member,
+    names_of,
+    open_group,
+    read,
+)
 from softmix_dist.errors import InputError, StoreError
 
 FORMAT = 1
 MARK = "softmix_format"
+_ARRAYS = ("features", "counts", "log_base", "candidate_label", "feature", "sample")
 _BLOCK_ROWS = 65_536
 _BLOCK_BYTES = 16 << 20
+# Features, and samples, at most.
+_MOST_NAMES = 10_000_000
 # Blocks read while another one is worked on: from a disk, and from an object store, which takes
 # long to begin an answer and gives several at once.
 _READS_AHEAD, _REMOTE_READS_AHEAD = 1, 4
@@ -168,9 +179,9 @@ class _Opened(NamedTuple):
 def _opened(path: str, token: str) -> _Opened:
     """Open a group once in each process; the token tells it from what was at its path before."""
     group = open_group(path, "data set")
-    members: dict[str, Any] = dict(group.arrays())
+    members: dict[str, Any] = arrays_of(group, _ARRAYS)
     problems = []
-    if isinstance(sparse := group.get("counts"), zarr.Group):
+    if isinstance(sparse := member(group, "counts"), zarr.Group):
         try:
             members["counts"] = SparseCounts.of(sparse)
         except InputError as error:
@@ -275,21 +286,31 @@ class ZarrDataset(_Blocks):
         if array is None:
             numbers = range(self.n_candidates)
             return [str(i) for i in (numbers[rows] if isinstance(rows, slice) else rows)]
-        if isinstance(rows, slice):
-            chosen = array[rows]
-        else:
-            chosen = array.get_orthogonal_selection((np.asarray(rows, dtype=np.int64),))
-        return [str(label) for label in np.atleast_1d(chosen)]
+        chosen = rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
+        return [str(label) for label in read(array, chosen, "these labels")]
 
     def truth(self) -> tuple[Array, Array] | None:
-        """Weights (K,) and atoms (K, L) that the simulator wrote, if it did."""
-        group = _opened(self.path, self.token).group.get("truth")
+        """Weights (K,) and atoms (K, L) that the simulator wrote, if it did.
+
+        Raises
+        ------
+        StoreError, InputError
+            If they cannot be read, or are of other shapes.
+        """
+        group = member(_opened(self.path, self.token).group, "truth")
         if not isinstance(group, zarr.Group):
             return None
-        weights, atoms = group.get("weights"), group.get("atoms")
-        if not (isinstance(weights, zarr.Array) and isinstance(atoms, zarr.Array)):
+        arrays = arrays_of(group, ("weights", "atoms"))
+        if len(arrays) < 2:
             return None
-        return read(weights, slice(None), "the truth"), read(atoms, slice(None), "the truth")
+        weights, atoms = (read(arrays[name], ..., "the truth") for name in ("weights", "atoms"))
+        numbers = weights.dtype.kind == atoms.dtype.kind == "f"
+        if not numbers or weights.ndim != 1 or atoms.shape != (len(weights), self.n_features):
+            raise InputError(
+                f"truth: expected weights (K,) and atoms (K, {self.n_features}), found "
+                f"{weights.dtype} {weights.shape} and {atoms.dtype} {atoms.shape}; write it again"
+            )
+        return weights, atoms
 
 
 def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
@@ -319,7 +340,8 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
     (2000, ['price', 'time'])
     """
     where, token = absolute(path), uuid.uuid4().hex
-    group, members, problems = _opened(where, token)
+    group, members, encoding = _opened(where, token)
+    problems = list(encoding)
     version = group.attrs.get(MARK)
     if version is not None and version != FORMAT:
         problems.append(
@@ -327,9 +349,9 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
             "softmix-dist or write the data set again"
         )
     for name in ("features", "counts"):
-        if name not in members and name not in group:
+        if name not in members and not (name == "counts" and encoding):
             problems.append(
-                f"{name}: missing array (found {sorted(members) or 'no arrays'}); "
+                f"{name}: missing array (found {names_of(group) or 'no arrays'}); "
                 "write it, see the format in the README"
             )
     arrays = {n: a for n, a in members.items() if n in ("features", "counts", "log_base")}
@@ -351,6 +373,11 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
                     f"{name}: {array.shape[-1]} candidates, but features has {n_candidates}; "
                     "write one entry a candidate"
                 )
+    labels = members.get("candidate_label")
+    if labels is not None and labels.shape != getattr(arrays.get("features"), "shape", (0,))[:1]:
+        problems.append(
+            f"candidate_label: found shape {labels.shape}; write one label a candidate, or none"
+        )
     block_rows = group.attrs.get("block_rows")
     if block_rows is not None and not (isinstance(block_rows, int) and block_rows > 0):
         problems.append(
@@ -366,6 +393,15 @@ def open_dataset(path: str | os.PathLike[str]) -> ZarrDataset:
         problems.append(
             f"features: no values, shape {arrays['features'].shape}; write some candidates"
         )
+    if not problems:
+        # Metadata may say any size: names would fill the memory before a value is read.
+        sizes = {"features": arrays["features"].shape[1]}
+        sizes["samples"] = arrays["counts"].shape[0] if arrays["counts"].ndim == 2 else 1
+        problems += [
+            f"{size:,} {name}: more than can be named, {_MOST_NAMES:,}; write the data set again"
+            for name, size in sizes.items()
+            if size > _MOST_NAMES
+        ]
     if problems:
         raise InputError(
             f"{str(path)!r} is not a data set that can be fitted:\n- " + "\n- ".join(problems)

@@ -16,7 +16,8 @@ from softmix_dist.blocks import Array
 from softmix_dist.data.dataset import MARK
 from softmix_dist.data.files import open_file
 from softmix_dist.data.objects import is_url, open_store
-from softmix_dist.errors import InputError, SoftmixError
+from softmix_dist.data.store import member, names_of, read, refused_codecs
+from softmix_dist.errors import InputError, SoftmixError, StoreError
 
 # Rows that are read at a time.
 _ROWS = 65_536
@@ -39,7 +40,11 @@ class Matrix:
     def parts(self) -> Iterator[tuple[int, Array]]:
         """Yield the rows in order, with the number of the first."""
         for first in range(0, self.shape[0], _ROWS):
-            yield first, np.asarray(self.values[first : first + _ROWS])
+            part = slice(first, first + _ROWS)
+            if isinstance(self.values, zarr.Array):
+                yield first, read(self.values, part, f"candidates from {first} on")
+            else:
+                yield first, np.asarray(self.values[part])
 
 
 def as_matrix(where: Any) -> Matrix | None:
@@ -97,7 +102,8 @@ def _zarr(path: str) -> Any:
     except Exception:
         found = None
     if isinstance(found, zarr.Group):
-        more = [name for name in ("candidate_label", "feature", "log_base") if name in found]
+        names = names_of(found)
+        more = [name for name in ("candidate_label", "feature", "log_base") if name in names]
         if MARK in found.attrs or more:
             # Its row numbers would become ids, whatever it calls its candidates.
             raise InputError(
@@ -105,9 +111,11 @@ def _zarr(path: str) -> Any:
                 "would be lost; give the table it was made of, or its array alone, "
                 f"{path.rstrip('/')}/features, whose row numbers are then the ids"
             )
-        found = found.get("features")
+        found = member(found, "features")
     if not isinstance(found, zarr.Array):
         raise InputError(f"{path}: expected a Zarr array, or a group with an array 'features'")
+    if problem := refused_codecs(found):
+        raise InputError(f"{path}: {problem}; write it again")
     return found
 
 
@@ -197,12 +205,21 @@ def annotated(data: Any, varm: str | None, layer: str | None) -> Annotated:
 
 
 def _read_anndata(path: str) -> Any:
+    if is_url(path):
+        # Not repeated: it may hold a password.
+        raise InputError("AnnData is read from disks, not from URLs; copy it, and give its path")
     try:
         import anndata
     except ImportError as error:
         raise InputError(f"{path}: anndata is not installed; pip install anndata") from error
     try:
-        return anndata.read_zarr(path) if path.endswith(".zarr") else anndata.read_h5ad(path)
+        if not path.endswith(".zarr"):
+            return anndata.read_h5ad(path)
+        # AnnData itself would decode whatever is named there.
+        for _, array in zarr.open_group(path, mode="r").members(max_depth=None):
+            if isinstance(array, zarr.Array) and (problem := refused_codecs(array)):
+                raise StoreError(f"{array.name}: {problem}")
+        return anndata.read_zarr(path)
     except Exception as error:
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"{path}: cannot be read as AnnData ({problem})") from error

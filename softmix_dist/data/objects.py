@@ -267,6 +267,11 @@ def keys_below(store: UrlStore) -> list[str]:
     return sorted(_wait(_all(store.list())))
 
 
+def names_in(store: Store, prefix: str = "") -> list[str]:
+    """Names of what is right below a prefix, sorted."""
+    return sorted(_wait(_all(store.list_dir(prefix))))
+
+
 def write_object(store: UrlStore, key: str, content: bytes) -> None:
     """Write one object: readers see the old one or the new one."""
     _wait(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
@@ -320,7 +325,7 @@ class ObjectPlace:
 
     def keys(self) -> list[str]:
         """Names of the files, sorted."""
-        return sorted(_wait(_all(self._store.list_dir(""))))
+        return names_in(self._store)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files, where they are there."""

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import zarr
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock, candidate_totals, whole_total
@@ -18,6 +19,7 @@ from softmix_dist.data.predict import Predictor
 from softmix_dist.data.store import (
     arrays_at,
     check_target,
+    member,
     new_array,
     new_group,
     open_group,
@@ -249,7 +251,7 @@ def read_responsibilities(path: str | os.PathLike[str]) -> Array:
         If there are none at ``path``, or they cannot be read.
     """
     group = open_group(path, "folder of predictions")
-    array: Any = group.get("responsibilities")
-    if array is None:
+    array = member(group, "responsibilities")
+    if not isinstance(array, zarr.Array):
         raise StoreError(f"{str(path)!r} holds no responsibilities; write them by softmix predict")
     return np.asarray(read(array, slice(None), "all candidates"))

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from scipy.sparse import csc_array
 
-from softmix_dist.data.store import read
+from softmix_dist.data.store import arrays_of, names_of, read
 from softmix_dist.errors import InputError
 
 
@@ -54,19 +54,22 @@ class SparseCounts:
             If it is encoded otherwise.
         """
         encoding = group.attrs.get("encoding-type")
-        members = dict(group.arrays())
+        members = arrays_of(group, ("data", "indices", "indptr"))
         shape = group.attrs.get("shape")
         if encoding != "csc_matrix" or {"data", "indices", "indptr"} - set(members):
             raise InputError(
                 "counts: expected an array, or a group of encoding-type 'csc_matrix' with data, "
-                f"indices and indptr, found {encoding!r} with {sorted(members)}; write the "
+                f"indices and indptr, found {encoding!r} with {names_of(group)}; write the "
                 "counts again"
             )
         if not (
             isinstance(shape, list | tuple)
             and len(shape) == 2
-            and members["indptr"].shape == (int(shape[1]) + 1,)  # type: ignore[arg-type]
+            and all(type(size) is int for size in shape)
+            and members["indptr"].shape == (shape[1] + 1,)  # type: ignore[operator]
             and members["data"].shape == members["indices"].shape
+            and members["data"].ndim == 1
+            and all(members[name].dtype.kind in "iu" for name in ("indices", "indptr"))
         ):
             raise InputError(
                 f"counts: shape {shape!r} does not fit indptr {members['indptr'].shape}, data "

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from softmix_dist.data.objects import (
     clear,
     is_empty,
     is_url,
+    names_in,
     open_store,
     write_object,
 )
@@ -57,9 +58,71 @@ def open_group(path: str | os.PathLike[str], what: str) -> zarr.Group:
     # Raised outside of any handler: zarr's own errors do not survive pickling as a context.
     if group is not None:
         raise StoreError(f"{what} {str(path)!r} was left half-written; write it again")
-    there = Path(path).exists() if store is None else not is_empty(store)
+    there = os.path.exists(path) if store is None else not is_empty(store)
     problem = "is not a Zarr group" if there else "does not exist"
     raise StoreError(f"{what} {str(path)!r} {problem}; give the path of a {what}")
+
+
+def names_of(group: zarr.Group) -> list[str]:
+    """Names of what is in a group; nothing of it is opened."""
+    consolidated = group.metadata.consolidated_metadata
+    names = consolidated.metadata if consolidated else names_in(group.store, group.path)
+    # A file may say any name, ".." too, which would lead out of the group.
+    return sorted(name for name in names if "/" not in name and name not in ("..", ".", _ROOT))
+
+
+def member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
+    """Open an array or a group below a group; None where there is none.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be opened, or reading it could run code.
+    """
+    # One at a time: where several of a group fail at once, asyncio prints those that nobody asks.
+    found, problem = None, "its metadata are not those of Zarr"
+    try:
+        found = group.get(name)
+    except SoftmixError:
+        raise
+    except Exception as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    if isinstance(found, zarr.Array):
+        problem = refused_codecs(found)
+        if not problem:
+            return found
+    elif found is not None or name not in names_of(group):
+        return found
+    raise StoreError(f"{name}: cannot be opened ({problem}); write it again")
+
+
+def arrays_of(group: zarr.Group, names: Iterable[str]) -> dict[str, zarr.Array[Any]]:
+    """Open those of some arrays that a group has; `StoreError` as of `member`."""
+    found = ((name, member(group, name)) for name in names)
+    return {name: array for name, array in found if isinstance(array, zarr.Array)}
+
+
+def refused_codecs(array: zarr.Array[Any]) -> str:
+    """Say which codecs of an array are none of Zarr's own, or unpickle; "" for none."""
+    # Those of other packages may do anything, as unpickling may.
+    refused = {
+        type(codec).__name__
+        for codec in _codecs(array.metadata)
+        if type(codec).__module__.partition(".")[0] not in ("zarr", "numcodecs")
+        or getattr(codec, "codec_id", "") == "pickle"
+    }
+    return f"its codec {', '.join(sorted(refused))} may run code" if refused else ""
+
+
+def _codecs(what: Any) -> Iterator[Any]:
+    """Yield the codecs of the metadata of an array, those within a codec for shards included."""
+    compressor = getattr(what, "compressor", None)
+    for name in ("codecs", "index_codecs", "filters"):
+        for codec in getattr(what, name, None) or ():
+            yield codec
+            yield from _codecs(codec)
+    if compressor is not None:
+        yield compressor
 
 
 def _group_at(path: str | os.PathLike[str], store: UrlStore | None) -> zarr.Group | None:
@@ -85,7 +148,8 @@ def check_target(path: str | os.PathLike[str], mark: str, overwrite: bool) -> No
             return
     else:
         store = None
-        if not Path(path).exists():
+        # Not of `Path`, which has no answer for names that are too long.
+        if not os.path.exists(path):
             return
     group = _group_at(path, store)
     there: Any = {} if group is None else group.attrs
@@ -235,7 +299,10 @@ def put(group: zarr.Group, name: str, dims: tuple[str, ...], values: Any) -> Non
     """Store a small array or a list of strings in one chunk."""
     values = np.asarray(values)
     text = values.dtype.kind in "UOT"
-    array = new_array(group, name, values.shape, dims, str if text else values.dtype)
+    # As for features: what is lost is seen, and not taken for zeros.
+    lost = np.nan if values.dtype.kind == "f" else None
+    dtype = str if text else values.dtype
+    array = new_array(group, name, values.shape, dims, dtype, fill_value=lost)
     if values.size:
         array[...] = values.astype(object) if text else values
 

@@ -88,6 +88,12 @@ def ask(address: str, question: str, seconds: float, **how: Any) -> Any:
             f"{address} asks for TLS, and no certificate is configured here; name them in "
             "distributed.comm.tls of Dask's configuration (ca-file, client.cert, client.key)"
         ) from error
+    except MemoryError as error:
+        # It takes the first bytes of an answer, such as HTTP/1.1, for a length.
+        raise ClusterError(
+            f"no Dask scheduler answers at {address!r}, but something else does; is it the "
+            "address of the dashboard?"
+        ) from error
     except FatalCommClosedError as error:
         raise ClusterError(
             f"no Dask scheduler answers at {address!r}: {innermost(error)}; are these "

@@ -46,7 +46,7 @@ def convergence_plot(fit: FittedMixture, ax: Axes | None = None, tol: float | No
     ax = _axes(ax)
     tol = float(getattr(fit, "tol", 0.01)) if tol is None else tol
     # The end was perhaps claimed without a row of its own.
-    rows = [*fit.history_, fit.history_[-1] | {"distance": fit.distance_}]
+    rows = [*fit.history_, *(row | {"distance": fit.distance_} for row in fit.history_[-1:])]
     rows = [row for row in rows if np.isfinite(row["distance"]) and row["distance"] > 0]
     passes = np.array([row["pass"] for row in rows])
     distances = np.array([row["distance"] for row in rows])
