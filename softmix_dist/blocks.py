@@ -21,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Rows of a piece of a block on a device are a multiple of this.
 _PIECE = 4096
 
+# Draws of one candidate, over all samples: from here on float64 does not hold them exactly.
+_MOST_DRAWS = 2**53
+
 _LOST = "the whole block reads as the fill value, so a chunk is missing: write it again"
 
 
@@ -262,6 +265,13 @@ def candidate_totals(counts: Any) -> Array:
     return np.asarray(counts.sum(axis=0, dtype=kind), dtype=np.float64)
 
 
+def whole_total(draws: Any) -> int:
+    """Sum of whole numbers below 2^64 each, exact however large it is."""
+    whole = draws.astype(np.uint64)
+    # In halves, for a sum of 64 bits would wrap.
+    return (int((whole // 2**32).sum()) << 32) + int((whole % 2**32).sum())
+
+
 def _inspect_counts(counts: Any, start: int) -> list[Finding]:
     # Dense or sparse, each stored value with its sample and its row.
     if hasattr(counts, "indptr"):
@@ -295,4 +305,16 @@ def _inspect_counts(counts: Any, start: int) -> list[Finding]:
         where += f": {values[at[first]]}"
         remedy = "counts are numbers of draws: 0, 1, 2, ..."
         found.append(Finding("counts", problem, remedy, len(np.unique(row_at)), row, where))
+    n_samples = counts.shape[0] if counts.ndim == 2 else 1
+    if float(values.max(initial=0)) * n_samples >= _MOST_DRAWS:
+        wide = counts.astype(np.float64)
+        totals = wide.sum(axis=0) if counts.ndim == 2 else wide
+        found += _rows(
+            "counts",
+            np.isfinite(totals) & (totals >= _MOST_DRAWS),
+            start,
+            "2^53 draws or more of one candidate",
+            "divide all counts by the same number",
+            lambda row: f": {totals[row]:.6g} draws",
+        )
     return found

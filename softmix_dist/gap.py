@@ -94,12 +94,12 @@ def estimate_gap(
     steps = int(np.clip(_WORK / (_REFITTED * sample.z.size), 10, _STEPS))
     radius = sample.coordinates.radius
     n_parameters = sample.z.shape[1]
-    asked = n_parameters * float(np.log(n_draws)) / (2 * n_draws)
+    asked = n_parameters * float(np.log(float(n_draws))) / (2 * n_draws)
     tol = max(_ENOUGH * asked, _FINE)
     (own,) = climb(sample, [here], steps, tol)
     found = highest_atoms(sample, own, rng, _STYLE, least=-np.inf)
     if not found:
-        return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(n_draws))), 0
+        return Gap(radius, 0.0, 0.0, n_parameters * float(np.log(float(n_draws)))), 0
     # 1. Two ways to have one more component: all refitted on the sketch, or only inserted.
     refitted = climb(sample, [insert(sample, own, [new]) for new in found[:_REFITTED]], steps, tol)
     (at_maximum,) = sample.points([here])
@@ -132,7 +132,7 @@ def estimate_gap(
         for m, s in zip(more, scores, strict=True)
     ]
     gain = max(0.0, best_of(points).log_likelihood - point.log_likelihood)
-    bic = n_parameters * float(np.log(n_draws)) - 2 * n_draws * gain
+    bic = n_parameters * float(np.log(float(n_draws))) - 2 * n_draws * gain
     return Gap(radius, float(np.max(log_d, initial=0.0, where=np.isfinite(log_d))), gain, bic), 1
 
 

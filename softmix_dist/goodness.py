@@ -217,7 +217,7 @@ def summarised(dataset: Dataset, found: Totals, sums: FitSums, by: str) -> Goodn
         n_observed=sums.n_observed,
         n_draws=n,
         log_likelihood=sums.log_prob / n,
-        saturated=sums.log_draws / n - float(np.log(n)),
+        saturated=sums.log_draws / n - float(np.log(float(n))),
         null=sums.log_base / n - found.log_base,
         deviance=sums.deviance,
         pearson=sums.pearson,

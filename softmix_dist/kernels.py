@@ -14,7 +14,16 @@ import numpy as np
 
 from softmix_dist.arrays import host
 from softmix_dist.batched import batched_score
-from softmix_dist.blocks import Array, Block, Finding, Findings, RawBlock, candidate_totals, inspect
+from softmix_dist.blocks import (
+    Array,
+    Block,
+    Finding,
+    Findings,
+    RawBlock,
+    candidate_totals,
+    inspect,
+    whole_total,
+)
 from softmix_dist.model import Frame, Mixture, block_dtype
 from softmix_dist.sums import DesignSums, ScoreSums
 
@@ -68,6 +77,8 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int, spent: Block | None 
     dtype = block_dtype(raw.features.dtype)
     rows, n_features = raw.features.shape
     step = slice_rows(n_features + 1, n_components, dtype.itemsize)
+    # What is not available must not matter, however far off it is.
+    gone = np.zeros(rows, bool) if raw.log_base is None else raw.log_base == -np.inf
     slices: list[Array] = []
     for start in range(0, rows, step):
         stored = raw.features[start : start + step]
@@ -80,6 +91,8 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int, spent: Block | None 
             x[:, 1:] = stored
             x[:, 1:] -= frame.centre
             x[:, 1:] /= frame.scale
+        if gone[start : start + step].any():
+            x[gone[start : start + step], 1:] = 0
         slices.append(x)
     draws = candidate_totals(raw.counts)
     log_base = None
@@ -126,18 +139,20 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     draws = xp.zeros(columns)
     log_base = 0.0
     if not block.findings:
-        for part, stored in block.pieces(columns):
-            x = stored.astype(np.float64)
-            draws += block.draws[part] @ x
-            if block.log_base is None:
-                gram += x.T @ x
-            else:
-                base = block.log_base[part]
-                u = xp.exp(base)
-                gram += x.T @ (x * u[:, None])
-                log_base += float(u @ xp.where(u > 0, base, 0.0))
+        # What overflows is found, with its name, in the sums.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part, stored in block.pieces(columns):
+                x = stored.astype(np.float64)
+                draws += block.draws[part] @ x
+                if block.log_base is None:
+                    gram += x.T @ x
+                else:
+                    base = block.log_base[part]
+                    u = xp.exp(base)
+                    gram += x.T @ (x * u[:, None])
+                    log_base += float(u @ xp.where(u > 0, base, 0.0))
     # Totals may pass 2^53: added as integers, block by block.
-    n_draws = 0 if block.findings else int(block.draws.astype(np.uint64).sum())
+    n_draws = 0 if block.findings else whole_total(block.draws)
     n_observed = int(xp.count_nonzero(block.draws))
     sums = host(gram), host(draws), log_base
     return DesignSums(*sums, n_draws, n_observed, len(block.draws)), block.findings

@@ -20,6 +20,9 @@ from scipy.linalg import solve_triangular
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Of a scale at most, by the bytes of a number: the ratio of two of them is in range.
+_EXPONENTS = {4: 100, 8: 500}
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -82,6 +85,7 @@ class Frame:
         ----------
         features : (rows, L) array
         log_base : (rows,) array or None
+            Candidates that are not available do not matter, unless none is.
 
         Returns
         -------
@@ -89,17 +93,26 @@ class Frame:
         """
         dtype = block_dtype(features.dtype)
         values = features.astype(np.float64)
+        if log_base is not None and (log_base > -np.inf).any():
+            values = values[log_base > -np.inf]
         values[~np.isfinite(values)] = 0.0
-        middle = np.median(values, axis=0) if len(values) else np.zeros(features.shape[1])
-        centre = middle.astype(dtype)
-        reach = np.abs(values - centre).max(axis=0, initial=0.0)
-        # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring.
-        centre = np.where(np.abs(centre) >= 2 * reach, centre, 0).astype(dtype)
-        # Beyond the range of numbers: refused after the survey, by name.
-        with np.errstate(over="ignore"):
-            spread = np.sqrt(np.mean((values - centre) ** 2, axis=0)) if len(values) else reach
-        exponent = np.log2(spread, where=spread > 0, out=np.zeros_like(spread))
-        scale = np.exp2(np.clip(np.rint(exponent), -100, 100)).astype(dtype)
+        # What overflows here does so in the design's sums, where it is found.
+        with np.errstate(over="ignore", invalid="ignore"):
+            middle = np.median(values, axis=0) if len(values) else np.zeros(features.shape[1])
+            centre = middle.astype(dtype)
+            reach = np.abs(values - centre).max(axis=0, initial=0.0)
+            # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring.
+            centre = np.where(np.abs(centre) >= 2 * reach, centre, 0).astype(dtype)
+            # In units of the largest, whose square may be out of range.
+            most = np.abs(values - centre).max(axis=0, initial=0.0)
+            unit = np.exp2(np.rint(np.log2(most, where=most > 0, out=np.zeros_like(most))))
+            spread = reach
+            if len(values):
+                spread = unit * np.sqrt(np.mean(((values - centre) / unit) ** 2, axis=0))
+        known = (spread > 0) & np.isfinite(spread)
+        exponent = np.log2(spread, where=known, out=np.zeros_like(spread))
+        limit = _EXPONENTS[dtype.itemsize]
+        scale = np.exp2(np.clip(np.rint(exponent), -limit, limit)).astype(dtype)
         level = 0.0
         if log_base is not None and np.isfinite(log_base).any():
             level = float(log_base[np.isfinite(log_base)].max())

@@ -165,7 +165,7 @@ def fit_sums(
     size = np.abs(deviance if by == "deviance" else pearson)
     with np.errstate(over="ignore"):
         squares = float(pearson @ pearson)
-    expected = np.exp(log_prob + np.log(n_draws))
+    expected = np.exp(log_prob + np.log(float(n_draws)))
     return FitSums(
         float(draws[seen] @ log_prob[seen]),
         float(xlogy(draws, draws).sum()),

@@ -349,7 +349,7 @@ class _Path:
                     size,
                     point.log_likelihood,
                     fit + 2 * size,
-                    fit + size * float(np.log(design.n_draws)),
+                    fit + size * float(np.log(float(design.n_draws))),
                     float(mean[i]),
                     float(behind[i]),
                     float(errors[i]),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.arrays import host
-from softmix_dist.blocks import Array, Block
+from softmix_dist.blocks import Array, Block, whole_total
 from softmix_dist.model import Mixture
 from softmix_dist.sums import HeldOutSums
 
@@ -74,4 +74,4 @@ def held_out(block: Block, mixtures: Sequence[Mixture], seed: int) -> HeldOutSum
             logs += block.log_base[part][seen][:, None]
         first += host(n[seen] @ logs)
         second += host(logs.T @ (n[seen][:, None] * logs))
-    return HeldOutSums(first, second, int(left.sum()))
+    return HeldOutSums(first, second, whole_total(left))

@@ -213,7 +213,7 @@ BROKEN: dict[str, Broken] = {
     ),
     "features-beyond-the-range-of-numbers": Broken(
         columns(lambda features: np.multiply(features[:, 1], 1e300, out=features[:, 1])),
-        ("feature 'size'", "beyond the range of numbers", "divide it by a power of ten"),
+        ("feature 'size'", "out of range", "express it in another unit"),
     ),
     "several-problems": Broken(
         several,

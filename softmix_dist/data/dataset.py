@@ -44,6 +44,15 @@ _MOST_NAMES = 10_000_000
 _READS_AHEAD, _REMOTE_READS_AHEAD = 1, 4
 
 
+def is_text(name: Any) -> bool:
+    """Whether a name can be stored: half of a surrogate pair cannot."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def default_block_rows(row_bytes: int, sample_bytes: int = 0) -> int:
     """Rows of a block: the largest power of two up to 65 536 with 16 MB of features or counts.
 
@@ -500,7 +509,14 @@ class ArrayDataset(_Blocks):
         if log_base is not None and log_base.shape != (size,):
             problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
         width = features.shape[1] if features.ndim == 2 else 0
-        names = default_names(width) if feature_names is None else feature_names
+        names = default_names(width)
+        if feature_names is not None:
+            names = [str(name) for name in feature_names]
+        problems += [
+            f"feature names: {name!r} has a character that UTF-8 does not; replace it"
+            for name in names
+            if not is_text(name)
+        ]
         if features.ndim == 2 and len(names) != features.shape[1]:
             problems.append(f"feature names: expected {features.shape[1]}, found {len(names)}")
         if problems:
@@ -514,7 +530,7 @@ class ArrayDataset(_Blocks):
             features,
             counts,
             log_base,
-            list(names),
+            names,
             size,
             features.shape[1],
             n_samples,

@@ -35,8 +35,8 @@ class Predictor:
 
     @classmethod
     def of(cls, weights: Array, atoms: Array, features: Array) -> Predictor:
-        """Take the centre from the first features."""
-        return cls(weights, atoms, np.nan_to_num(features.astype(np.float64).mean(axis=0)))
+        """Take the centre from the first features: the median, which no outlier moves."""
+        return cls(weights, atoms, np.nan_to_num(np.median(features.astype(np.float64), axis=0)))
 
     def logits(self, raw: RawBlock) -> Array:
         """Return log u_j + x_j.theta_k, (rows, K).
@@ -49,7 +49,11 @@ class Predictor:
         if findings := inspect(raw):
             kind = StoreError if findings.lost else InputError
             raise kind(f"these candidates cannot be predicted:\n{findings}")
-        logits = (raw.features.astype(np.float64) - self.centre) @ self.atoms.T
+        x = raw.features.astype(np.float64) - self.centre
+        if raw.log_base is not None:
+            # What is not available must not overflow, however far off it is.
+            x[raw.log_base == -np.inf] = 0
+        logits = x @ self.atoms.T
         if raw.log_base is not None:
             logits += raw.log_base[:, None]
         return np.asarray(logits)

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from scipy.special import logsumexp
 
-from softmix_dist.blocks import Array, RawBlock, candidate_totals
+from softmix_dist.blocks import Array, RawBlock, candidate_totals, whole_total
 from softmix_dist.data.dataset import Dataset
 from softmix_dist.data.predict import Predictor
 from softmix_dist.data.store import (
@@ -92,7 +92,7 @@ class _Masses:
     def __call__(self, raw: RawBlock) -> tuple[Array, float, int]:
         masses = self.predictor.log_masses(raw)
         base = np.zeros(len(raw.features)) if raw.log_base is None else raw.log_base
-        return masses, float(logsumexp(base)), int(candidate_totals(raw.counts).sum())
+        return masses, float(logsumexp(base)), whole_total(candidate_totals(raw.counts))
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Predict:
             values["responsibilities"] = predictor.responsibilities(raw)
         sums = None
         if n_draws:
-            draws, log_expected = candidate_totals(raw.counts), log_prob + np.log(n_draws)
+            draws, log_expected = candidate_totals(raw.counts), log_prob + np.log(float(n_draws))
             residuals = (
                 pearson_residuals(draws, log_expected),
                 deviance_residuals(draws, log_expected),

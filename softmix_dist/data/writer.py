@@ -12,8 +12,8 @@ import numpy as np
 import zarr
 from scipy.sparse import csc_array
 
-from softmix_dist.blocks import Array, inspect
-from softmix_dist.data.dataset import FORMAT, MARK, ArrayDataset, default_block_rows
+from softmix_dist.blocks import Array, inspect, whole_total
+from softmix_dist.data.dataset import FORMAT, MARK, ArrayDataset, default_block_rows, is_text
 from softmix_dist.data.store import new_array, new_group, put
 from softmix_dist.errors import InputError
 
@@ -56,8 +56,7 @@ class DatasetWriter:
             target: Any = self.group[name]
             target[(slice(None), rows) if values.ndim > 1 and name == "counts" else rows] = values
             if name == "counts":
-                # Chunk by chunk in uint64, block by block as a Python integer: no overflow.
-                self.n_draws += int(values.sum(dtype=np.uint64))
+                self.n_draws += whole_total(values)
 
     def write_sparse(self, counts: csc_array) -> None:
         """Write all counts, (S, p), as anndata encodes them."""
@@ -73,7 +72,7 @@ class DatasetWriter:
             )
             if len(values):
                 array[...] = values
-        self.n_draws += int(counts.data.sum(dtype=np.uint64))
+        self.n_draws += whole_total(counts.data)
 
 
 @contextmanager
@@ -197,6 +196,14 @@ def write_dataset(
     kind = source.counts.dtype
     several = source.counts.ndim == 2
     labels = None if candidate_labels is None else np.asarray(candidate_labels, dtype=object)
+    wrong = [
+        f"{what} {name!r} has a character that UTF-8 does not"
+        for what, names in (("label", labels), ("sample", sample_names))
+        for name in (() if names is None else names)
+        if not is_text(name)
+    ]
+    if wrong:
+        raise InputError(f"{wrong[0]} ({len(wrong)} in all); replace it")
     with new_dataset(
         path,
         source.n_candidates,

@@ -22,7 +22,7 @@ from typing import Any
 import dask
 from distributed import Nanny
 
-from softmix_dist.engine.waiting import ask, listens
+from softmix_dist.engine.waiting import ask, innermost, listens
 from softmix_dist.errors import ClusterError
 
 # Of a container's memory: what its worker may use. The rest is for the interpreter that watches
@@ -31,7 +31,7 @@ MEMORY_SHARE = 0.85
 _LOOK = 1.0
 # Seconds for an answer of the scheduler; for one that hangs, or a worker that it refuses, to
 # change; for a worker to begin; to end; and to hand on its data before.
-_ANSWER, _PATIENCE, _BEGIN, _END, _RETIRE = 10.0, 60.0, 60.0, 15.0, 20.0
+_ANSWER, _PATIENCE, _BEGIN, _END, _RETIRE = 10.0, 60.0, 60.0, 8.0, 20.0
 
 logger = logging.getLogger("softmix_dist.pods")
 
@@ -67,8 +67,8 @@ def scheduler_at(port: int) -> Iterator[str]:
     if listens(address):
         # Never another's: it would have its workers, and there would be two drivers.
         raise ClusterError(f"something listens at {address} already; only one scheduler can")
-    # A task that was under way on four workers that died is taken for the cause by Dask; where nodes
-    # are taken away it is not.
+    # Dask takes a task that was under way on four workers that died for the cause of it; where
+    # nodes are taken away it is not.
     lenient = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20", **os.environ}
     with subprocess.Popen(command, env=lenient) as process:
         try:
@@ -103,12 +103,14 @@ def wait_for_scheduler(
             )
         try:
             # Its name is looked up each time: a scheduler that moved has another number.
+            if not listens(address):
+                raise ConnectionRefusedError("nothing listens there")
             ask(address, "identity", min(_ANSWER, seconds), n_workers=0)
             return
         except (OSError, TimeoutError) as error:
             now = time.monotonic()
-            mute = (mute or now) if listens(address) else None
-            why = " ".join(str(error).split()) or "no answer"
+            mute = None if isinstance(error, ConnectionRefusedError) else mute or now
+            why = innermost(error)
             if mute is not None and now - mute > min(_PATIENCE, seconds):
                 raise ClusterError(
                     f"something listens at {address}, but does not answer as a scheduler ({why}); "
@@ -147,7 +149,9 @@ def wait_for_workers(address: str, wanted: int, minimum: int, seconds: float) ->
         try:
             before, found = found, len(ask(address, "ncores_running", _PATIENCE))
         except (OSError, TimeoutError) as error:
-            raise ClusterError(f"the scheduler at {address} does not answer: {error}") from error
+            raise ClusterError(
+                f"the scheduler at {address} does not answer: {innermost(error)}"
+            ) from error
         if found != before:
             logger.info("%d of %d workers are here", found, wanted)
         if found >= wanted:
@@ -220,6 +224,7 @@ def work(
             # Of a worker that did not end in time.
             for child in active_children():
                 child.kill()
+                child.join(_ANSWER)
         if stopped:
             return
         refused = None
@@ -249,7 +254,7 @@ async def _work(address: str, options: dict[str, Any]) -> bool:
         except Exception as error:
             # Of any kind: a nanny whose worker does not begin in time fails its own assertion.
             if not stop.is_set():
-                raise _NotTakenError(_innermost(error)) from error
+                raise _NotTakenError(innermost(error)) from error
         finally:
             with suppress(Exception):
                 await asyncio.wait_for(nanny.close(reason="pod-ends"), _END)
@@ -257,12 +262,6 @@ async def _work(address: str, options: dict[str, Any]) -> bool:
         loop.remove_signal_handler(signal.SIGTERM)
         signal.signal(signal.SIGTERM, before)
     return stop.is_set()
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def retire(address: str, name: str) -> str:
@@ -294,6 +293,5 @@ def retire(address: str, name: str) -> str:
             address, "retire_workers", _RETIRE, names=[name], close_workers=False, remove=False
         )
     except (OSError, TimeoutError) as error:
-        why = " ".join(str(error).split()) or "no answer in time"
-        raise ClusterError(f"no Dask scheduler answers at {address!r}: {why}") from error
+        raise ClusterError(f"no scheduler answers at {address}: {innermost(error)}") from error
     return "retired" if retired else "no other worker has room for its data: they are read again"

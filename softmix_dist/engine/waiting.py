@@ -46,7 +46,7 @@ def client_of(address: str, seconds: float = 20.0) -> Iterator[Client]:
         client = Client(address, timeout=f"{seconds} s")
     except (OSError, TimeoutError) as error:
         hint = "; does it ask for TLS (tls://)?" if listens(address) else ""
-        told = " ".join(str(error).split()) or f"nothing within {seconds:.0f} s"
+        told = innermost(error)
         raise ClusterError(f"no Dask scheduler answers at {address!r}: {told}{hint}") from error
     with client:
         yield client
@@ -95,11 +95,19 @@ def ask(address: str, question: str, seconds: float, **how: Any) -> Any:
             "address of the dashboard?"
         ) from error
     except FatalCommClosedError as error:
-        told = " ".join(str(error).split())
         raise ClusterError(
-            f"no Dask scheduler answers at {address!r}: {told}; are these certificates signed by "
-            "its authority?"
+            f"no Dask scheduler answers at {address!r}: {innermost(error)}; are these "
+            "certificates signed by its authority?"
         ) from error
+
+
+def innermost(error: BaseException) -> str:
+    """Return what was said first in a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, (TimeoutError, asyncio.CancelledError)):
+        return "no answer in time"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def listens(address: str) -> bool:

@@ -12,6 +12,9 @@ from softmix_dist.errors import InputError
 from softmix_dist.model import Array, Coordinates, Frame
 from softmix_dist.sums import DesignSums
 
+# Standard deviations of a feature, and one over them, whose squares are well in range.
+_LARGEST = 2.0**480
+
 
 def standard_coordinates(
     sums: DesignSums, frame: Frame, names: Sequence[str], stored: np.dtype[Any]
@@ -36,34 +39,36 @@ def standard_coordinates(
     Raises
     ------
     InputError
-        If columns are constant or collinear, or too large; the message names them.
+        If columns are constant, collinear or out of range; the message names each of them.
     """
     gram = sums.gram
     total = gram[0, 0]
     mean = gram[0, 1:] / total
     with np.errstate(over="ignore", invalid="ignore"):
         covariance = gram[1:, 1:] / total - np.outer(mean, mean)
-    overflown = np.flatnonzero(~np.isfinite(covariance).all(axis=1)).tolist()
-    if overflown:
-        told = ", ".join(repr(names[i]) for i in overflown[:5])
-        more = f" and {len(overflown) - 5} more" if len(overflown) > 5 else ""
-        raise InputError(
-            f"feature {told}{more}: the squares of its values are beyond the range of numbers; "
-            "divide it by a power of ten"
-        )
     second = np.diag(gram)[1:] / total
     rounding = max(1e-11, 10 * float(np.finfo(stored).eps) ** 2)
-    # 1. Constant: no variance beyond the rounding of the values themselves.
+    # 1. Out of range: squares, or those of the coefficients, overflow.
     variance = np.diag(covariance)
-    constant = variance <= 1e-14 * second
+    with np.errstate(invalid="ignore"):
+        spread = frame.scale.astype(np.float64) * np.sqrt(variance)
+        fits = (spread < _LARGEST) & (spread > 1 / _LARGEST)
+    far = ~(fits | (variance <= 0))
     problems = [
+        f"feature {names[i]!r} has values whose squares are out of range (spread {spread[i]:.2g}); "
+        "express it in another unit, or mend the outlier"
+        for i in np.flatnonzero(far).tolist()
+    ]
+    # 2. Constant: no variance beyond the rounding of the values themselves.
+    constant = ~far & (variance <= 1e-14 * second)
+    problems += [
         f"feature {names[i]!r} is constant over the candidates, so its coefficient is not "
         "identified; drop it"
         for i in np.flatnonzero(constant).tolist()
     ]
-    # 2. Collinear: no variance left after the columns before it (Cholesky, column by column).
+    # 3. Collinear: no variance left after the columns before it (Cholesky, column by column).
     factor, kept = np.zeros((0, 0)), np.empty(0, dtype=int)
-    for i in np.flatnonzero(~constant).tolist():
+    for i in np.flatnonzero(~(far | constant)).tolist():
         row = solve_triangular(factor, covariance[kept, i], lower=True) if kept.size else kept
         left = variance[i] - row @ row
         if left <= rounding * variance[i]:

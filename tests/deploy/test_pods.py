@@ -18,13 +18,12 @@ from kubelet import Node, Pod
 from manifests import DEPLOY, one, overlay, pods_of, read, render
 from problems import signature
 
-from softmix_dist import SoftmaxMixture
+from softmix_dist import SoftmaxMixture, simulate
 from softmix_dist.engine.waiting import ask
 
 LIMIT = 180
-SHAPE = ("--candidates", 40_000, "--features", 3, "--components", 3, "--draws", 400_000)
 # Enough passes to strike in the middle of them.
-SLOW = ["--solver=em-first-order", "--tol=1e-9", "--max-passes=60"]
+SLOW = ["--solver=em-first-order", "--tol=1e-9", "--max-passes=120"]
 STORE = {"AWS_ACCESS_KEY_ID": "fake-key", "AWS_SECRET_ACCESS_KEY": "fake-secret-0002"}
 DATA = f"s3://{BUCKET}/choices.zarr"
 
@@ -50,7 +49,7 @@ def endpoint() -> Iterator[str]:
         url = f"http://127.0.0.1:{port}"
         for name, value in {**STORE, "AWS_ENDPOINT_URL": url, "AWS_REGION": "us-east-1"}.items():
             patch.setenv(name, value)
-        softmix("simulate", DATA, *SHAPE, "--seed", 3)
+        simulate(DATA, 40_000, 3, 3, 400_000, seed=3, block_rows=4096)
         yield url
 
 
@@ -161,7 +160,7 @@ def test_a_worker_that_is_killed(node, expected, request, replaced):
     driver, first, _ = begun(job)
     first.kill()
     if replaced:
-        job.run(1).until(lambda log: "Registered to" in log)
+        job.run(1)
     assert driver.code() == 0, driver.log
     assert fitted(request) == expected
 
@@ -174,17 +173,20 @@ def test_a_worker_that_is_retired_and_stopped(node, expected, request):
     address = f"tcp://{driver.environment['SOFTMIX_SCHEDULER']}"
 
     def held() -> dict[str, int]:
-        found = ask(address, "identity", 10, n_workers=-1)["workers"]
+        """Shards of the data that each worker holds."""
+        workers = ask(address, "identity", 10, n_workers=-1)["workers"]
+        keys = ask(address, "has_what", 10, workers=list(workers))
         return {
-            w["name"]: len(ask(address, "has_what", 10, workers=[a])[a]) for a, w in found.items()
+            worker["name"]: sum("softmix-load" in str(key) for key in keys[place])
+            for place, worker in workers.items()
         }
 
     before = held()
     assert before[first.name] > 0
     told = first.execute(hook)
     assert (told.returncode, told.stderr) == (0, f"{first.name}: retired\n")
-    # Its data are the other's now, and not read again.
-    assert held()[second.name] >= sum(before.values()) - 1
+    # They are the other's now, and not read again.
+    assert held()[second.name] == sum(before.values())
     assert first.terminate() == 75
     # At the driver it does nothing, and without a scheduler it does not fail.
     assert driver.execute(hook).returncode == 0
@@ -192,7 +194,7 @@ def test_a_worker_that_is_retired_and_stopped(node, expected, request):
     assert fitted(request) == expected
     told = second.execute(hook)
     assert told.returncode == 0
-    assert "not retired: no Dask scheduler answers" in told.stderr
+    assert "not retired: no scheduler answers" in told.stderr
 
 
 def test_index_0_is_stopped_and_the_job_goes_on(node, expected, request):
@@ -204,7 +206,7 @@ def test_index_0_is_stopped_and_the_job_goes_on(node, expected, request):
     assert again.code() == 0, again.log
     # What was known is not computed again.
     (known,) = re.findall(r"^going on from .*: its (\d+) passes", again.log, re.MULTILINE)
-    assert passes(driver.log) <= int(known) < 60
+    assert passes(driver.log) <= int(known) < 120
     assert fitted(request) == expected
     # The workers are those of before; they waited, and lost no pod over it.
     assert all(worker.process.poll() is None for worker in workers)
@@ -237,7 +239,7 @@ def test_tls(node, expected, request, tmp_path, monkeypatch):
     job.mounts["/etc/softmix-tls"] = other
     stranger = job.run(2)
     assert stranger.code() == 75
-    assert "takes no worker from here: TLS certificate does not match" in stranger.log
+    assert "certificate verify failed" in stranger.lines[-1]
     own = Pod("client", ["softmix", *map(str, fit), f"tls://{place}"], stranger.environment)
     assert own.code() == 75
     assert "are these certificates signed by its authority?" in own.log
@@ -381,7 +383,7 @@ def test_a_worker_is_stopped_while_it_begins(node):
     worker.until(lambda log: "Start Nanny at" in log)
     driver.kill()
     assert worker.terminate() == 75
-    assert worker.lines[-1] == "told to stop\n"
+    assert "told to stop" in worker.log
 
 
 def test_too_few_workers(node):
