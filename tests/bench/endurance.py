@@ -11,6 +11,7 @@ driver, scheduler and the nannies, a line a minute.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -60,6 +61,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    # As for the scheduler of a batch job: Dask gives up a task that four workers died at, and here
+    # it is not the task's fault.
+    os.environ["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "20"
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder, "data.zarr")
         simulate(data, 300_000, 6, 3, 3_000_000, seed=1)
