@@ -140,17 +140,16 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     log_base = 0.0
     if not block.findings:
         # What overflows is found, with its name, in the sums.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for part, stored in block.pieces(columns):
-                x = stored.astype(np.float64)
-                draws += block.draws[part] @ x
-                if block.log_base is None:
-                    gram += x.T @ x
-                else:
-                    base = block.log_base[part]
-                    u = xp.exp(base)
-                    gram += x.T @ (x * u[:, None])
-                    log_base += float(u @ xp.where(u > 0, base, 0.0))
+        for part, stored in block.pieces(columns):
+            x = stored.astype(np.float64)
+            draws += block.draws[part] @ x
+            if block.log_base is None:
+                gram += x.T @ x
+            else:
+                base = block.log_base[part]
+                u = xp.exp(base)
+                gram += x.T @ (x * u[:, None])
+                log_base += float(u @ xp.where(u > 0, base, 0.0))
     # Totals may pass 2^53: added as integers, block by block.
     n_draws = 0 if block.findings else whole_total(block.draws)
     n_observed = int(xp.count_nonzero(block.draws))
