@@ -26,6 +26,7 @@ import pytest
 from command import COMMAND, softmix
 from distributed import Client, get_worker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
+from limits import hard_limit
 from problems import signature
 
 from softmix_dist import SoftmaxMixture, sums
@@ -41,14 +42,8 @@ LIMIT = 120
 
 @pytest.fixture(autouse=True)
 def hard_timeout() -> Iterator[None]:
-    def late(*_: Any) -> None:
-        raise AssertionError(f"not done after {LIMIT} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(LIMIT)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with hard_limit(LIMIT):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,13 @@ class Engine:
 
     def call(self, *command: object, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, check=False, **options
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            # The runtime leaves a file where it is, when a container runs out of memory.
+            cwd=self.folder,
+            **options,
         )  # type: ignore[call-overload,no-any-return]
 
     def checked(self, *command: object) -> str:
