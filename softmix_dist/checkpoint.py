@@ -23,7 +23,7 @@ import numpy as np
 from softmix_dist import __version__
 from softmix_dist.blocks import RawBlock
 from softmix_dist.codec import DamagedError, Encoded, decode, encode, from_bytes, same, to_bytes
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.fingerprint import digest, fingerprint
 from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, Plan, blas_kernel

@@ -11,7 +11,9 @@ import numpy as np
 
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
 from softmix_dist.blocks import inspect as inspect_block
-from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
+from softmix_dist.data.blockwise import Dataset
+from softmix_dist.data.dataset import as_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.predict import Predictor, sample_candidates
 from softmix_dist.data.predictions import write_predictions
 from softmix_dist.engine import Engine, engine_for

@@ -19,7 +19,7 @@ import numpy as np
 from softmix_dist.blocks import Array
 from softmix_dist.checkpoint import Journal, Journalled, drawn_seed, open_journal
 from softmix_dist.covariance import check_samples, estimate_covariance
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (

@@ -18,7 +18,7 @@ from problems import signature, simulate
 
 from softmix_dist import SoftmaxMixture, checkpoint
 from softmix_dist.codec import DamagedError, decode, encode, from_bytes, same, to_bytes
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.place import Folder, place_at
 from softmix_dist.errors import (
     CheckpointWarning,

@@ -31,7 +31,7 @@ from problems import signature
 
 from softmix_dist import SoftmaxMixture, sums
 from softmix_dist.codec import encode, same
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.errors import ClusterError
 from softmix_dist.fit import Settings, fit
 from softmix_dist.kernels import prepare, score

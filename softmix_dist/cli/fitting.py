@@ -15,7 +15,7 @@ from softmix_dist.errors import ClusterError, InputError, StoreError, StoreUnava
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
-    from softmix_dist.data.dataset import Dataset
+    from softmix_dist.data.blockwise import Dataset
     from softmix_dist.estimator import SoftmaxMixture
 
 
