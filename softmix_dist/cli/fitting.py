@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -247,11 +247,8 @@ def _print_plan(
     from softmix_dist.engine import engine_for
     from softmix_dist.survey import held_bytes
 
-    engine = engine_for(client, n_threads, device)
-    try:
+    with closing(engine_for(client, n_threads, device)) as engine:
         plan = engine.plan(dataset, held_bytes(dataset, dataset.read_block(0)))
-    finally:
-        engine.close()
     click.echo(json.dumps(asdict(plan)) if as_json else str(plan))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -146,8 +147,7 @@ def ingest(
     if drawn is None:
         given, name = (events, "events") if counts is None else (counts, "counts")
         drawn_table = _opened(given, name, own, sample, number)
-    engine = engine_for(client, n_threads)
-    try:
+    with closing(engine_for(client, n_threads)) as engine:
         source: FeatureSource
         policies = {"duplicates": duplicates, "missing": missing}
         if matrix is not None:
@@ -166,8 +166,6 @@ def ingest(
             assert drawn_table is not None
             counted = _counted(drawn_table, source, own, sample, number, engine)
             matched, n_rows = match(counted, source.ids, source.kept, EXAMPLES), counted.n_rows
-    finally:
-        engine.close()
     if matched.n_unknown_ids and unknown == "error":
         raise InputError(
             f"{matched.n_unknown_draws:,} draws are of {matched.n_unknown_ids:,} ids without "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from softmix_dist.plots.style import COLOURS, FAINT, GREY, INK, apart
 
 if TYPE_CHECKING:
-    from softmix_dist.selection import Selection
+    from softmix_dist.recommendation import Selection
 
 
 def selection_plot(
