@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Array
-from softmix_dist.checkpoint import Journal, Journalled, drawn_seed, open_journal
+from softmix_dist.checkpoint import open_journal
 from softmix_dist.covariance import check_samples, estimate_covariance
 from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.place import Place
@@ -33,6 +33,7 @@ from softmix_dist.errors import (
     WarmStartWarning,
 )
 from softmix_dist.gap import Gap, estimate_gap
+from softmix_dist.journal import Journal, Journalled
 from softmix_dist.model import Coordinates
 from softmix_dist.race import Race, run_races
 from softmix_dist.results import FitResult, Settings
@@ -122,7 +123,7 @@ class _Fit:
         self.n_before = 0
         self.warnings: list[str] = []
         self.dataset = dataset
-        self.seed = drawn_seed(settings.random_state) if journal is None else journal.seed
+        self.seed = settings.drawn_seed() if journal is None else journal.seed
         self.sample: Sample | None = None
         self.kurtosis: list[float] | None = None
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softmix_dist.blocks import Array
-from softmix_dist.checkpoint import drawn_seed
 from softmix_dist.data.dataset import as_dataset
 from softmix_dist.engine import Engine, engine_for, single_blas_thread
 from softmix_dist.errors import InputError, NumericalError
@@ -114,7 +113,7 @@ class _Path:
         # The sketch of the largest K serves them all.
         self.settings = settings
         self.largest = settings[-1]
-        self.seed = drawn_seed(self.largest.random_state)
+        self.seed = self.largest.drawn_seed()
         self.began = time.perf_counter()
 
     def run(self) -> Selection:
