@@ -151,9 +151,9 @@ class _Fit:
         self.n_before = self.n_passes
         stepper = self.stepper = Stepper(
             self.engine, self.settings, self.design, self.coordinates, self.sample,
-            self.dataset.feature_names, self.began,
+            self.dataset.feature_names, self.began, self.n_passes,
         )  # fmt: skip
-        stepper.n_passes = self.n_told = self.n_passes
+        self.n_told = self.n_passes
         race = Race(runs)
         run_races(stepper, [race], self._passes_left, self._tell)
         # 3. The best of them.
@@ -176,7 +176,7 @@ class _Fit:
         gap, n_passes = estimate_gap(
             self.engine, self.sample, point, self.coordinates, self.design.n_draws, rng
         )
-        self.stepper.n_passes += n_passes
+        self.stepper.passes.n_made += n_passes
         return gap
 
     def _inference(self, best: Run) -> Inference:
@@ -197,7 +197,7 @@ class _Fit:
             self.engine, self.dataset, how, best.state.point, *found, self.coordinates,
             self.design.n_draws,
         )  # fmt: skip
-        self.stepper.n_passes += n_passes
+        self.stepper.passes.n_made += n_passes
         if inference.problem:
             self._warn(StandardErrorWarning, f"no standard errors: {inference.problem}")
         if inference.doubt:
@@ -210,7 +210,7 @@ class _Fit:
             self.journal.forget()
 
     def _passes_left(self) -> bool:
-        return self.stepper.n_passes < self.settings.max_passes + self.n_before
+        return self.stepper.passes.n_made < self.settings.max_passes + self.n_before
 
     def _starts(self) -> list[Run]:
         """Find the starts; those that do not go on to the data stay in the report."""
@@ -287,10 +287,10 @@ class _Fit:
             return
         rows = {row["pass"]: row for row in leader.history}
         weights = [] if leader.state is None else leader.state.point.weights.tolist()
-        for number in range(self.n_told + 1, self.stepper.n_passes + 1):
+        for number in range(self.n_told + 1, self.stepper.passes.n_made + 1):
             row = {**rows.get(number, leader.history[-1]), "pass": number}
             self._event("pass", start=leader.number, alive=alive, weights=weights, **row)
-        self.n_told = self.stepper.n_passes
+        self.n_told = self.stepper.passes.n_made
 
     def _surveyed(self, sums: DesignSums, plan: str) -> None:
         self.n_passes += 1
@@ -332,7 +332,7 @@ class _Fit:
         inference = reordered(self._inference(best), order, atoms.shape[1])
         self._event(
             "end", converged=best.converged, distance=distance, objective=point.objective,
-            n_passes=self.stepper.n_passes,
+            n_passes=self.stepper.passes.n_made,
         )  # fmt: skip
         return FitResult(
             weights=point.weights[order],
@@ -344,7 +344,7 @@ class _Fit:
             converged=best.converged,
             verified=best.verified,
             distance=distance,
-            n_passes=self.stepper.n_passes,
+            n_passes=self.stepper.passes.n_made,
             n_draws=self.design.n_draws,
             n_candidates=self.design.n_candidates,
             feature_names=list(self.dataset.feature_names),

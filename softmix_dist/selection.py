@@ -143,9 +143,9 @@ class _Path:
             else warmer.look(self.engine)[0]
         )
         sample = sample_of(rows, self.largest, design, coordinates)
-        whole = self._stepper(self.engine, design, coordinates, sample, stepper.n_passes + 2)
+        whole = self._stepper(self.engine, design, coordinates, sample, stepper.passes.n_made + 2)
         races = self._race(whole, [[start] for start in found])
-        return self._selection(halves, races, scores, design, coordinates, whole.n_passes)
+        return self._selection(halves, races, scores, design, coordinates, whole.passes.n_made)
 
     def _starts(
         self, half: Any, design: DesignSums, coordinates: Coordinates
@@ -176,12 +176,10 @@ class _Path:
     def _stepper(
         self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int
     ) -> Stepper:
-        stepper = Stepper(
+        return Stepper(
             engine, self.largest, design, coordinates, sample, self.dataset.feature_names,
-            self.began,
+            self.began, n_passes,
         )  # fmt: skip
-        stepper.n_passes = n_passes
-        return stepper
 
     def _race(self, stepper: Stepper, starts: list[list[Start]]) -> list[Race]:
         dtype = DOUBLE if self.largest.precision == "double" else SINGLE
@@ -189,8 +187,8 @@ class _Path:
             Race([Run(s, i, s.mixture, s.predicted, dtype) for i, s in enumerate(found)])
             for found in starts
         ]
-        most = stepper.n_passes + self.largest.max_passes
-        run_races(stepper, races, lambda: stepper.n_passes < most, lambda race, n: None)
+        most = stepper.passes.n_made + self.largest.max_passes
+        run_races(stepper, races, lambda: stepper.passes.n_made < most, lambda race, n: None)
         return races
 
     def _point(self, race: Race) -> Point:

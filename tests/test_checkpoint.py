@@ -138,7 +138,7 @@ def test_every_kind_of_pass_is_kept(medium, tmp_path, changes):
 
 
 def test_products_of_a_large_information_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("softmix_dist.runs._LARGEST_INFORMATION", 5)
+    monkeypatch.setattr("softmix_dist.passes._LARGEST_INFORMATION", 5)
     data = simulate(3000, 3, 2, 100_000, seed=5).dataset(512)
     settings = Settings(2, init="subspace", sketch_rows=200, tol=1e-5, standard_errors="none")
     expected = uninterrupted(data, settings)
