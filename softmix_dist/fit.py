@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -306,28 +306,9 @@ class _Fit:
         point = best.state.point
         order = np.argsort(-point.weights, kind="stable")
         effective = np.exp(point.entropies)[order]
-        floor = min(10.0, 0.1 * float(np.exp(self.coordinates.base_entropy)))
-        for k in np.flatnonzero(effective < floor):
-            self._warn(
-                CondensedComponentWarning,
-                f"component {k} (weight {point.weights[order][k]:.2g}) sits on "
-                f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
-                "use l2 > 0 or fewer components",
-            )
-        if best.dropped:
-            self._warn(
-                WarmStartWarning,
-                f"{best.dropped} of {self.settings.n_components} components lost all their draws "
-                "and were dropped; use fewer components or another start",
-            )
         distance = self.stepper.distance(best.state.remaining)
-        if not best.converged:
-            reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
-            self._warn(
-                ConvergenceWarning,
-                f"not converged: {reason}, at an estimated {distance:.2g} standard errors from "
-                f"the maximum (tol={self.settings.tol}); the estimate may still move",
-            )
+        for kind, message in self._doubts(best, point.weights[order], effective, distance):
+            self._warn(kind, message)
         atoms = point.mixture.atoms[order]
         inference = reordered(self._inference(best), order, atoms.shape[1])
         self._event(
@@ -359,6 +340,32 @@ class _Fit:
             warnings=self.warnings,
             seconds=time.perf_counter() - self.began,
         )
+
+    def _doubts(
+        self, best: Run, weights: Array, effective: Array, distance: float
+    ) -> Iterator[tuple[type[SoftmixWarning], str]]:
+        """Say what about the best run is to be doubted."""
+        floor = min(10.0, 0.1 * float(np.exp(self.coordinates.base_entropy)))
+        for k in np.flatnonzero(effective < floor):
+            message = (
+                f"component {k} (weight {weights[k]:.2g}) sits on "
+                f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
+                "use l2 > 0 or fewer components"
+            )
+            yield CondensedComponentWarning, message
+        if best.dropped:
+            message = (
+                f"{best.dropped} of {self.settings.n_components} components lost all their draws "
+                "and were dropped; use fewer components or another start"
+            )
+            yield WarmStartWarning, message
+        if not best.converged:
+            reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
+            message = (
+                f"not converged: {reason}, at an estimated {distance:.2g} standard errors from "
+                f"the maximum (tol={self.settings.tol}); the estimate may still move"
+            )
+            yield ConvergenceWarning, message
 
 
 def _plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
