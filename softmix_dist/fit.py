@@ -34,7 +34,6 @@ from softmix_dist.errors import (
 )
 from softmix_dist.gap import Gap, estimate_gap
 from softmix_dist.journal import Journal, Journalled
-from softmix_dist.model import Coordinates
 from softmix_dist.race import Race, run_races
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
@@ -45,8 +44,7 @@ from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.starts import (
     Start,
     explicit_start,
-    mixture_at,
-    predicted_normalisers,
+    plain_start,
     random_starts,
 )
 from softmix_dist.sums import DesignSums
@@ -219,7 +217,7 @@ class _Fit:
         given = None
         if not isinstance(settings.init, str):
             start = explicit_start(settings.init, n_components, n_features, self.coordinates)
-            given = _plain_start("given", *start, self.coordinates)
+            given = plain_start("given", *start, self.coordinates)
         if settings.solver.startswith("em") and (given or settings.init == "random"):
             # EM as published: from the start to the end on the data.
             found = [given] if given else self._random_starts()
@@ -255,7 +253,7 @@ class _Fit:
         equal = np.full(n_components, 1 / n_components)
         n_starts = 1 if n_components == 1 else settings.n_init
         found = random_starts(n_starts, n_components, centre, coordinates.radius, rng)
-        return [_plain_start("random", equal, atoms, coordinates) for atoms in found]
+        return [plain_start("random", equal, atoms, coordinates) for atoms in found]
 
     def _warm_started(self, warm: WarmStarts) -> None:
         best = warm.starts[0]
@@ -366,11 +364,6 @@ class _Fit:
                 f"the maximum (tol={self.settings.tol}); the estimate may still move"
             )
             yield ConvergenceWarning, message
-
-
-def _plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
-    mixture = mixture_at(weights, atoms, coordinates)
-    return Start(method, mixture, predicted_normalisers(atoms, coordinates))
 
 
 def _start_row(run: Run, best: Run) -> dict[str, Any]:

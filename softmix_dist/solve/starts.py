@@ -70,6 +70,12 @@ def start_at(
     return Start(method, mixture, predicted, on_sketch, point.objective, passes, seconds, notes)
 
 
+def plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
+    """Start at given weights and standardised atoms, which no sketch has seen."""
+    predicted = predicted_normalisers(atoms, coordinates)
+    return Start(method, mixture_at(weights, atoms, coordinates), predicted)
+
+
 def mixture_at(weights: Array, atoms: Array, coordinates: Coordinates) -> Mixture:
     """Mixture with given weights and standardised atoms, normalisers as for Gaussian features.
 
