@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
 from softmix_dist.blocks import inspect as inspect_block
-from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset
+from softmix_dist.data.blockwise import Dataset
+from softmix_dist.data.dataset import as_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.predict import Predictor, sample_candidates
 from softmix_dist.data.predictions import write_predictions
-from softmix_dist.engine import Engine, engine_for
+from softmix_dist.engine import engine_for
 from softmix_dist.errors import InputError
 from softmix_dist.fitted import FittedMixture
 from softmix_dist.goodness import GoodnessOfFit, check_worst, goodness_of_fit, summarised
@@ -221,7 +222,7 @@ class ChoiceModel(FittedMixture):
         check_worst(n_worst, by)
         dataset = as_dataset(data)
         self._check_features(data, dataset)
-        with _engine(client, n_threads) as engine:
+        with closing(engine_for(client, n_threads)) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             found, sums = write_predictions(
                 dataset, predictor, engine.visit, path, overwrite, n_worst, by
@@ -277,7 +278,7 @@ class ChoiceModel(FittedMixture):
         """
         check_worst(n_worst, by)
         dataset = self._data(data, counts, log_base)
-        with _engine(client, n_threads) as engine:
+        with closing(engine_for(client, n_threads)) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             return goodness_of_fit(dataset, predictor, engine.visit, n_worst, by)
 
@@ -320,7 +321,7 @@ class ChoiceModel(FittedMixture):
         3
         """
         dataset = self._data(data, counts, log_base)
-        with _engine(client, n_threads) as engine:
+        with closing(engine_for(client, n_threads)) as engine:
             predictor = self._predictor(dataset.read_block(0).features)
             return profile(dataset, predictor, engine.visit, n_typical)
 
@@ -334,12 +335,3 @@ class ChoiceModel(FittedMixture):
         if hasattr(self, "_dataset"):
             return self._dataset
         raise InputError("a loaded model holds no draws; pass data")
-
-
-@contextmanager
-def _engine(client: Client | None, n_threads: int | None) -> Iterator[Engine]:
-    engine = engine_for(client, n_threads)
-    try:
-        yield engine
-    finally:
-        engine.close()

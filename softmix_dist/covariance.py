@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from softmix_dist.blocks import Array, RawBlock
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.engine import Engine
 from softmix_dist.engine.shards import Prepare
 from softmix_dist.errors import InputError

@@ -6,7 +6,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from softmix_dist.data.examples import letter_traits, load_us_names, typical_names, write_us_names
+from softmix_dist.blocks import Array
+from softmix_dist.data.examples import (
+    USNames,
+    letter_traits,
+    load_us_names,
+    typical_names,
+    write_us_names,
+)
 from softmix_dist.data.predictions import read_responsibilities
 from softmix_dist.estimator import SoftmaxMixture
 from softmix_dist.fit import Progress
@@ -58,6 +65,31 @@ def run(folder: Path, picture: Path, client: Client, progress: Progress) -> str:
     traits = letter_traits(births.names, draws, resp)
     by_sex = births.shares_by_decade(resp)
     girls = births.share_of_girls(resp)
+    lines = _table(model, births, typical, traits, girls, by_sex)
+    try:
+        from softmix_dist.plots import names_figure
+    except ImportError:
+        lines.append("No picture: install matplotlib (pip install 'softmix-dist[plots]').")
+        return "\n".join(lines)
+    result = model.result_
+    names_figure(
+        result.weights,
+        typical,
+        births.decades,
+        dict(zip(("girls", "boys"), by_sex, strict=True)),
+        result.effective_candidates,
+        share_of_girls=girls,
+        traits=traits,
+        path=picture,
+    )
+    return "\n".join([*lines, f"Picture: {picture.resolve()}"])
+
+
+def _table(
+    model: SoftmaxMixture, births: USNames, typical: list[list[str]],
+    traits: list[list[tuple[str, float, float]]], girls: Array, by_sex: Array,
+) -> list[str]:  # fmt: skip
+    """Lines that say what each component is, and how its share drifts."""
     result = model.result_
     state = "converged" if result.converged else "NOT CONVERGED"
     lines = [
@@ -91,19 +123,4 @@ def run(folder: Path, picture: Path, client: Client, progress: Progress) -> str:
         for decade, row in zip(births.decades, shares, strict=True)
     ]
     lines += ["", fill(WHAT_IT_SHOWS, 92), ""]
-    try:
-        from softmix_dist.plots import names_figure
-    except ImportError:
-        lines.append("No picture: install matplotlib (pip install 'softmix-dist[plots]').")
-        return "\n".join(lines)
-    names_figure(
-        result.weights,
-        typical,
-        births.decades,
-        dict(zip(("girls", "boys"), by_sex, strict=True)),
-        result.effective_candidates,
-        share_of_girls=girls,
-        traits=traits,
-        path=picture,
-    )
-    return "\n".join([*lines, f"Picture: {picture.resolve()}"])
+    return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, fields
 from html import escape
 from importlib.metadata import version
@@ -232,15 +233,12 @@ class SoftmaxMixture(ChoiceModel, DemandModel):
             If the cluster was lost, or a GPU was asked for that cannot be used.
         """
         dataset = as_dataset(data, counts, log_base, feature_names)
-        engine = engine_for(client, n_threads, device)
-        try:
+        with closing(engine_for(client, n_threads, device)) as engine:
             settings = Settings(**self._plain_params())
             place = None if checkpoint is None else place_at(checkpoint)
             # Now, for after the fit a store that fails would cost it.
             provenance = {"name": dataset.name, **fingerprint(dataset)}
             self.result_ = fit(dataset, settings, engine, engine.watch(progress), place)
-        finally:
-            engine.close()
         self._dataset = dataset
         self._provenance = provenance
         self.n_features_in_ = dataset.n_features

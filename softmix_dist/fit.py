@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from softmix_dist.blocks import Array
-from softmix_dist.checkpoint import Journal, Journalled, drawn_seed, open_journal
+from softmix_dist.checkpoint import open_journal
 from softmix_dist.covariance import check_samples, estimate_covariance
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.place import Place
 from softmix_dist.engine import Engine, single_blas_thread
 from softmix_dist.errors import (
@@ -33,7 +33,7 @@ from softmix_dist.errors import (
     WarmStartWarning,
 )
 from softmix_dist.gap import Gap, estimate_gap
-from softmix_dist.model import Coordinates
+from softmix_dist.journal import Journal, Journalled
 from softmix_dist.race import Race, run_races
 from softmix_dist.results import FitResult, Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
@@ -44,8 +44,7 @@ from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.starts import (
     Start,
     explicit_start,
-    mixture_at,
-    predicted_normalisers,
+    plain_start,
     random_starts,
 )
 from softmix_dist.sums import DesignSums
@@ -122,7 +121,7 @@ class _Fit:
         self.n_before = 0
         self.warnings: list[str] = []
         self.dataset = dataset
-        self.seed = drawn_seed(settings.random_state) if journal is None else journal.seed
+        self.seed = settings.drawn_seed() if journal is None else journal.seed
         self.sample: Sample | None = None
         self.kurtosis: list[float] | None = None
 
@@ -150,9 +149,9 @@ class _Fit:
         self.n_before = self.n_passes
         stepper = self.stepper = Stepper(
             self.engine, self.settings, self.design, self.coordinates, self.sample,
-            self.dataset.feature_names, self.began,
+            self.dataset.feature_names, self.began, self.n_passes,
         )  # fmt: skip
-        stepper.n_passes = self.n_told = self.n_passes
+        self.n_told = self.n_passes
         race = Race(runs)
         run_races(stepper, [race], self._passes_left, self._tell)
         # 3. The best of them.
@@ -175,7 +174,7 @@ class _Fit:
         gap, n_passes = estimate_gap(
             self.engine, self.sample, point, self.coordinates, self.design.n_draws, rng
         )
-        self.stepper.n_passes += n_passes
+        self.stepper.passes.n_made += n_passes
         return gap
 
     def _inference(self, best: Run) -> Inference:
@@ -196,7 +195,7 @@ class _Fit:
             self.engine, self.dataset, how, best.state.point, *found, self.coordinates,
             self.design.n_draws,
         )  # fmt: skip
-        self.stepper.n_passes += n_passes
+        self.stepper.passes.n_made += n_passes
         if inference.problem:
             self._warn(StandardErrorWarning, f"no standard errors: {inference.problem}")
         if inference.doubt:
@@ -209,7 +208,7 @@ class _Fit:
             self.journal.forget()
 
     def _passes_left(self) -> bool:
-        return self.stepper.n_passes < self.settings.max_passes + self.n_before
+        return self.stepper.passes.n_made < self.settings.max_passes + self.n_before
 
     def _starts(self) -> list[Run]:
         """Find the starts; those that do not go on to the data stay in the report."""
@@ -218,7 +217,7 @@ class _Fit:
         given = None
         if not isinstance(settings.init, str):
             start = explicit_start(settings.init, n_components, n_features, self.coordinates)
-            given = _plain_start("given", *start, self.coordinates)
+            given = plain_start("given", *start, self.coordinates)
         if settings.solver.startswith("em") and (given or settings.init == "random"):
             # EM as published: from the start to the end on the data.
             found = [given] if given else self._random_starts()
@@ -254,7 +253,7 @@ class _Fit:
         equal = np.full(n_components, 1 / n_components)
         n_starts = 1 if n_components == 1 else settings.n_init
         found = random_starts(n_starts, n_components, centre, coordinates.radius, rng)
-        return [_plain_start("random", equal, atoms, coordinates) for atoms in found]
+        return [plain_start("random", equal, atoms, coordinates) for atoms in found]
 
     def _warm_started(self, warm: WarmStarts) -> None:
         best = warm.starts[0]
@@ -286,10 +285,10 @@ class _Fit:
             return
         rows = {row["pass"]: row for row in leader.history}
         weights = [] if leader.state is None else leader.state.point.weights.tolist()
-        for number in range(self.n_told + 1, self.stepper.n_passes + 1):
+        for number in range(self.n_told + 1, self.stepper.passes.n_made + 1):
             row = {**rows.get(number, leader.history[-1]), "pass": number}
             self._event("pass", start=leader.number, alive=alive, weights=weights, **row)
-        self.n_told = self.stepper.n_passes
+        self.n_told = self.stepper.passes.n_made
 
     def _surveyed(self, sums: DesignSums, plan: str) -> None:
         self.n_passes += 1
@@ -305,33 +304,14 @@ class _Fit:
         point = best.state.point
         order = np.argsort(-point.weights, kind="stable")
         effective = np.exp(point.entropies)[order]
-        floor = min(10.0, 0.1 * float(np.exp(self.coordinates.base_entropy)))
-        for k in np.flatnonzero(effective < floor):
-            self._warn(
-                CondensedComponentWarning,
-                f"component {k} (weight {point.weights[order][k]:.2g}) sits on "
-                f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
-                "use l2 > 0 or fewer components",
-            )
-        if best.dropped:
-            self._warn(
-                WarmStartWarning,
-                f"{best.dropped} of {self.settings.n_components} components lost all their draws "
-                "and were dropped; use fewer components or another start",
-            )
         distance = self.stepper.distance(best.state.remaining)
-        if not best.converged:
-            reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
-            self._warn(
-                ConvergenceWarning,
-                f"not converged: {reason}, at an estimated {distance:.2g} standard errors from "
-                f"the maximum (tol={self.settings.tol}); the estimate may still move",
-            )
+        for kind, message in self._doubts(best, point.weights[order], effective, distance):
+            self._warn(kind, message)
         atoms = point.mixture.atoms[order]
         inference = reordered(self._inference(best), order, atoms.shape[1])
         self._event(
             "end", converged=best.converged, distance=distance, objective=point.objective,
-            n_passes=self.stepper.n_passes,
+            n_passes=self.stepper.passes.n_made,
         )  # fmt: skip
         return FitResult(
             weights=point.weights[order],
@@ -343,7 +323,7 @@ class _Fit:
             converged=best.converged,
             verified=best.verified,
             distance=distance,
-            n_passes=self.stepper.n_passes,
+            n_passes=self.stepper.passes.n_made,
             n_draws=self.design.n_draws,
             n_candidates=self.design.n_candidates,
             feature_names=list(self.dataset.feature_names),
@@ -359,10 +339,31 @@ class _Fit:
             seconds=time.perf_counter() - self.began,
         )
 
-
-def _plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
-    mixture = mixture_at(weights, atoms, coordinates)
-    return Start(method, mixture, predicted_normalisers(atoms, coordinates))
+    def _doubts(
+        self, best: Run, weights: Array, effective: Array, distance: float
+    ) -> Iterator[tuple[type[SoftmixWarning], str]]:
+        """Say what about the best run is to be doubted."""
+        floor = min(10.0, 0.1 * float(np.exp(self.coordinates.base_entropy)))
+        for k in np.flatnonzero(effective < floor):
+            message = (
+                f"component {k} (weight {weights[k]:.2g}) sits on "
+                f"{effective[k]:.1f} effective candidates, so its atom is hardly identified; "
+                "use l2 > 0 or fewer components"
+            )
+            yield CondensedComponentWarning, message
+        if best.dropped:
+            message = (
+                f"{best.dropped} of {self.settings.n_components} components lost all their draws "
+                "and were dropped; use fewer components or another start"
+            )
+            yield WarmStartWarning, message
+        if not best.converged:
+            reason = best.stopped or f"max_passes={self.settings.max_passes} ran out"
+            message = (
+                f"not converged: {reason}, at an estimated {distance:.2g} standard errors from "
+                f"the maximum (tol={self.settings.tol}); the estimate may still move"
+            )
+            yield ConvergenceWarning, message
 
 
 def _start_row(run: Run, best: Run) -> dict[str, Any]:

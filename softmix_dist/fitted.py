@@ -9,7 +9,8 @@ import numpy as np
 
 from softmix_dist import summary
 from softmix_dist.blocks import Array
-from softmix_dist.data.dataset import ArrayDataset, Dataset, default_names
+from softmix_dist.data.blockwise import Dataset, default_names
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.errors import InputError, NotFittedError
 from softmix_dist.results import FitResult
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.predict import Predictor
 from softmix_dist.data.predictions import Totals, Visit, measure_fit, totals
 from softmix_dist.errors import InputError

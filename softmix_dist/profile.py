@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softmix_dist.blocks import Array, RawBlock, candidate_totals
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.predict import Predictor
 from softmix_dist.data.predictions import Visit, totals
 

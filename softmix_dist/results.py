@@ -66,6 +66,12 @@ class Settings:
         if problems:
             raise InputError("these settings cannot be used:\n- " + "\n- ".join(problems))
 
+    def drawn_seed(self) -> int:
+        """Return the seed that was asked for, or one drawn where none was."""
+        if self.random_state is None:
+            return int(np.random.default_rng().integers(2**63))
+        return int(self.random_state)
+
 
 def _real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -5,33 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from softmix_dist.blocks import Array, Block
-from softmix_dist.curvature import extent, information, information_product
+from softmix_dist.blocks import Array
 from softmix_dist.engine import Engine
-from softmix_dist.kernels import score
 from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.passes import Passes
 from softmix_dist.results import Settings
 from softmix_dist.solve import em
 from softmix_dist.solve.finish import finish
 from softmix_dist.solve.inference import known_well
-from softmix_dist.solve.information import Curvature, observed_information, sketched_curvature
-from softmix_dist.solve.krylov import ProductCurvature, curvature_at, exact_products
-from softmix_dist.solve.point import Point, evaluate
+from softmix_dist.solve.information import Curvature, sketched_curvature
+from softmix_dist.solve.krylov import ProductCurvature, curvature_at
+from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import LARGEST_MATRIX, Sample
 from softmix_dist.solve.separation import directions, in_words, running_off, suspects
 from softmix_dist.solve.starts import Start
-from softmix_dist.sums import DesignSums, ProductSums, ScoreSums
+from softmix_dist.sums import DesignSums
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
-# Where the sketch's information is too poor to go on, or to claim convergence, it is computed
-# on all data: up to this many coefficients in one pass, which costs one large Gram; above,
-# one pass for each of the products that conjugate gradients ask for.
-_LARGEST_INFORMATION = 600
 # Curvature taken nearer than this, in complete-data units, is that of the point.
 _NEAR = 0.05
 # The sketch's curvature is good enough while what is left to gain shrinks by this in as many
@@ -93,31 +87,13 @@ class Run:
         return self.alive and self.settled and not self.converged
 
 
-_Group = tuple[tuple[Mixture, ...], np.dtype[Any]]
-
-
-def _score_groups(block: Block, groups: Sequence[_Group]) -> tuple[tuple[ScoreSums, ...], ...]:
-    block.check()
-    return tuple(score(block, mixtures, dtype) for mixtures, dtype in groups)
-
-
-def _information(block: Block, mixture: Mixture) -> Any:
-    block.check()
-    return information(block, mixture)
-
-
-def _information_product(block: Block, mixture: Mixture, direction: Mixture) -> ProductSums:
-    block.check()
-    return information_product(block, mixture, direction, DOUBLE)
-
-
 class Stepper:
     """Moves runs, a pass at a time.
 
     Attributes
     ----------
-    n_passes : int
-        Passes over the data so far.
+    passes : Passes
+        Over the data so far: those before it was made, ``n_passes``, and its own.
     """
 
     def __init__(
@@ -129,6 +105,7 @@ class Stepper:
         sample: Sample | None,
         feature_names: Sequence[str],
         began: float,
+        n_passes: int,
     ):
         self.engine = engine
         self.settings = settings
@@ -137,12 +114,13 @@ class Stepper:
         self.sample = sample
         self.feature_names = feature_names
         self.began = began
-        self.n_passes = 0
+        self.passes = Passes(engine, design, coordinates, sample, settings.l2, n_passes)
         self.em = em.EMSettings(first_order=settings.solver == "em-first-order")
 
     def step(self, runs: Sequence[Run]) -> None:
         """Move each by one step: one pass over the data for all of them."""
-        for run, point in zip(runs, self._evaluate(runs), strict=True):
+        points = self.passes.points([(run.proposal, run.dtype) for run in runs])
+        for run, point in zip(runs, points, strict=True):
             self._advance(run, point)
 
     def distance(self, remaining: float) -> float:
@@ -169,9 +147,9 @@ class Stepper:
         # The sandwich has the curvature twice, so that a sketch's error would count double.
         if source in ("sketch", "scaled") and self.sample is not None:
             curvature = sketched_curvature(point, self.sample)
-            if known_well(curvature) or size > _LARGEST_INFORMATION:
+            if known_well(curvature) or not self.passes.in_one(size):
                 return curvature, "exact" if self.sample.is_all else "sketch"
-        return self._exact_matrix(point), "exact"
+        return self.passes.matrix(point), "exact"
 
     def verify(self, run: Run) -> None:
         """Claim convergence, or go on, by curvature that is known well enough."""
@@ -185,7 +163,7 @@ class Stepper:
                 run.converged = run.verified = not self._separated(run, state.curvature)
                 return
         # 2. By all data, in passes more, and their row.
-        whole = self._exact_curvature(state)
+        whole = self.passes.curvature(state.point, state.curvature)
         gain = whole.gain(slope) if self._bends_down(state) else whole.most(slope)
         exact = whole.seen(slope)
         run.proof = None if exact.partial else (point, exact)
@@ -213,25 +191,6 @@ class Stepper:
         run.state = em.bent(replace(run.state, radius=np.inf), exact, self.em)
         run.proposal, run.predicted = run.state.proposal, run.state.predicted
         run.left = []
-
-    def _evaluate(self, runs: Sequence[Run]) -> list[Point]:
-        """One pass over the data for the proposals of all runs."""
-        dtypes = sorted({run.dtype for run in runs}, key=lambda dtype: dtype.itemsize)
-        members = [[run for run in runs if run.dtype == dtype] for dtype in dtypes]
-        groups = [
-            (tuple(self.coordinates.to_frame(run.proposal) for run in group), dtype)
-            for group, dtype in zip(members, dtypes, strict=True)
-        ]
-        sums = self.engine.reduce(partial(_score_groups, groups=groups))
-        self.n_passes += 1
-        points = {
-            id(run): evaluate(
-                run.proposal, s, self.coordinates, self.design.n_draws, self.settings.l2
-            )
-            for group, group_sums in zip(members, sums, strict=True)
-            for run, s in zip(group, group_sums, strict=True)
-        }
-        return [points[id(run)] for run in runs]
 
     def _advance(self, run: Run, point: Point) -> None:
         rounding = _rounding(point, run.dtype)
@@ -291,9 +250,9 @@ class Stepper:
                 return
         if slow and run.dtype == DOUBLE and self._finish(run):
             return
-        on_data = size <= _LARGEST_INFORMATION or not self.sample.is_all
+        on_data = self.passes.in_one(size) or not self.sample.is_all
         if slow and on_data and run.dtype == DOUBLE:
-            exact = self._exact_curvature(state)
+            exact = self.passes.curvature(state.point, state.curvature)
             run.state = em.bent(state, exact.seen(em.slope_at(state.point)), self.em)
             self._record(run, "information", True, run.rounding)
             run.left = []
@@ -335,33 +294,6 @@ class Stepper:
         run.left = []
         return True
 
-    def _exact_curvature(self, state: em.EMState) -> Curvature | ProductCurvature:
-        """Curvature at the accepted point, by passes over the data: one, or one a product."""
-        point, known = state.point, state.curvature
-        if self.sample is not None and self.sample.is_all:
-            return curvature_at(point, self.sample)
-        if point.mixture.n_coefficients <= _LARGEST_INFORMATION:
-            return self._exact_matrix(point)
-        if self.sample is not None and (known is None or known.partial):
-            known = curvature_at(point, self.sample)
-        seen = None if known is None else known.seen(em.slope_at(point))
-        return exact_products(point, self._product, self.coordinates, self.design.n_draws, seen)
-
-    def _exact_matrix(self, point: Point) -> Curvature:
-        """Curvature at an accepted point, by one pass over the data."""
-        if self.sample is not None and self.sample.is_all:
-            return sketched_curvature(point, self.sample)
-        mixture = self.coordinates.to_frame(point.mixture)
-        sums = self.engine.reduce(partial(_information, mixture=mixture))
-        self.n_passes += 1
-        return Curvature.of(observed_information(point, sums, self.coordinates), point)
-
-    def _product(self, mixture: Mixture, direction: Mixture) -> ProductSums:
-        kernel = partial(_information_product, mixture=mixture, direction=direction)
-        sums: ProductSums = self.engine.reduce(kernel)
-        self.n_passes += 1
-        return sums
-
     def _bends_down(self, state: em.EMState) -> bool:
         """Whether the sketch says so, for directions that the slope does not show."""
         curvature, slope = state.curvature, em.slope_at(state.point)
@@ -380,9 +312,7 @@ class Stepper:
         if not found:
             return False
         # One pass: whether all draws sit at the extreme is for all candidates to say.
-        ways = self.coordinates.to_frame(directions(found))
-        reach = self.engine.reduce(partial(extent, directions=ways))
-        self.n_passes += 1
+        reach = self.passes.reach(directions(found))
         suspect = running_off(point, found, reach, self.design.n_draws)
         if suspect is not None:
             run.stopped = in_words(suspect, point, self.coordinates, self.feature_names)
@@ -415,7 +345,7 @@ class Stepper:
         slopes = np.concatenate([part.ravel() for part in point.gradient])
         run.history.append(
             {
-                "pass": self.n_passes,
+                "pass": self.passes.n_made,
                 "log_likelihood": point.log_likelihood,
                 "objective": point.objective,
                 "gradient": float(np.abs(slopes).max()),

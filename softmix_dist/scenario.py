@@ -15,7 +15,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array
-from softmix_dist.data.dataset import ArrayDataset, Dataset, as_dataset, default_block_rows
+from softmix_dist.data.blockwise import Dataset, default_block_rows
+from softmix_dist.data.dataset import as_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.predict import Predictor
 from softmix_dist.errors import InputError
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softmix_dist.blocks import Array
-from softmix_dist.checkpoint import drawn_seed
 from softmix_dist.data.dataset import as_dataset
 from softmix_dist.engine import Engine, engine_for, single_blas_thread
 from softmix_dist.errors import InputError, NumericalError
 from softmix_dist.kernels import survey as survey_block
 from softmix_dist.model import Coordinates, Mixture
 from softmix_dist.race import Race, run_races
+from softmix_dist.recommendation import Candidate, Selection
 from softmix_dist.results import Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.sketching import sample_of
@@ -36,113 +35,6 @@ from softmix_dist.warm import Warmer
 
 if TYPE_CHECKING:
     from distributed import Client
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One number of components.
-
-    Attributes
-    ----------
-    n_components : int
-        K.
-    n_parameters : int
-        K (L + 1) - 1.
-    log_likelihood : float
-        Of the fit of all draws, nats per draw.
-    aic, bic : float
-    held_out : float
-        Log-likelihood of the second half of the draws at the fit of the first, nats per draw.
-    behind : float
-        How far that is behind the best, nats per draw.
-    behind_error : float
-        Standard error of it, by the draws of the second half, paired.
-    converged : bool
-        Both fits.
-    weights, atoms : (K,), (K, L) arrays
-        Of the fit of all draws, in the features' own coordinates.
-    """
-
-    n_components: int
-    n_parameters: int
-    log_likelihood: float
-    aic: float
-    bic: float
-    held_out: float
-    behind: float
-    behind_error: float
-    converged: bool
-    weights: Array
-    atoms: Array
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What each number of components is worth, and which one is recommended.
-
-    Attributes
-    ----------
-    candidates : list of Candidate
-        By increasing K.
-    recommended : int or None
-        The smallest K within one paired standard error of the best held-out likelihood; None
-        where no fit converged.
-    by_bic : int or None
-        K with the smallest BIC.
-    n_draws, n_passes : int
-    seconds : float
-    """
-
-    candidates: list[Candidate]
-    recommended: int | None
-    by_bic: int | None
-    n_draws: int
-    n_passes: int
-    seconds: float
-
-    @property
-    def reason(self) -> str:
-        """Why that one."""
-        if self.recommended is None:
-            return "no fit converged, so none is recommended; raise max_passes or use l2 > 0"
-        left_out = [c.n_components for c in self.candidates if not c.converged]
-        (chosen,) = (c for c in self.candidates if c.n_components == self.recommended)
-        best = max((c for c in self.candidates if c.converged), key=lambda c: c.held_out)
-        text = f"K = {self.recommended} has the best held-out likelihood"
-        if chosen is not best:
-            text = (
-                f"K = {self.recommended} is the smallest within one standard error of the best "
-                f"held-out likelihood, that of K = {best.n_components} ({chosen.behind:.1e} nats "
-                f"per draw behind, standard error {chosen.behind_error:.1e})"
-            )
-        text += f"; BIC prefers K = {self.by_bic}"
-        if self.recommended == self.candidates[-1].n_components:
-            text += "; it is the largest that was tried: try more"
-        if left_out:
-            text += f"; not converged and left out: K = {', '.join(map(str, left_out))}"
-        ahead = [c.n_components for c in self.candidates if c.behind < -c.behind_error]
-        if ahead:
-            text += f", though K = {', '.join(map(str, ahead))} is ahead: raise max_passes"
-        return text
-
-    def __str__(self) -> str:
-        head = ("K", "parameters", "log-likelihood", "AIC - min", "BIC - min", "held-out", "behind")
-        lines = ["".join(f"{name:>16}" for name in head)]
-        least_aic, least_bic = (
-            min(getattr(c, name) for c in self.candidates) for name in ("aic", "bic")
-        )
-        for c in self.candidates:
-            cells = (
-                str(c.n_components), str(c.n_parameters), f"{c.log_likelihood:.8f}",
-                f"{c.aic - least_aic:.1f}", f"{c.bic - least_bic:.1f}", f"{c.held_out:.8f}",
-                f"{c.behind:.1e}",
-            )  # fmt: skip
-            marks = f" ± {c.behind_error:.0e}" + ("" if c.converged else "  NOT CONVERGED")
-            lines.append("".join(f"{cell:>16}" for cell in cells) + marks)
-        return "\n".join([*lines, "", self.reason])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
 
 
 class _Half:
@@ -208,13 +100,9 @@ def select_components(
         raise InputError(
             f"init: expected auto, search, subspace or random, found {every[0].init!r}"
         )
-    engine = engine_for(client, n_threads, device)
-    try:
-        with single_blas_thread():
-            dataset = as_dataset(data, counts, log_base, feature_names)
-            return _Path(dataset, every, engine).run()
-    finally:
-        engine.close()
+    with closing(engine_for(client, n_threads, device)) as engine, single_blas_thread():
+        dataset = as_dataset(data, counts, log_base, feature_names)
+        return _Path(dataset, every, engine).run()
 
 
 class _Path:
@@ -225,7 +113,7 @@ class _Path:
         # The sketch of the largest K serves them all.
         self.settings = settings
         self.largest = settings[-1]
-        self.seed = drawn_seed(self.largest.random_state)
+        self.seed = self.largest.drawn_seed()
         self.began = time.perf_counter()
 
     def run(self) -> Selection:
@@ -255,9 +143,9 @@ class _Path:
             else warmer.look(self.engine)[0]
         )
         sample = sample_of(rows, self.largest, design, coordinates)
-        whole = self._stepper(self.engine, design, coordinates, sample, stepper.n_passes + 2)
+        whole = self._stepper(self.engine, design, coordinates, sample, stepper.passes.n_made + 2)
         races = self._race(whole, [[start] for start in found])
-        return self._selection(halves, races, scores, design, coordinates, whole.n_passes)
+        return self._selection(halves, races, scores, design, coordinates, whole.passes.n_made)
 
     def _starts(
         self, half: Any, design: DesignSums, coordinates: Coordinates
@@ -288,12 +176,10 @@ class _Path:
     def _stepper(
         self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int
     ) -> Stepper:
-        stepper = Stepper(
+        return Stepper(
             engine, self.largest, design, coordinates, sample, self.dataset.feature_names,
-            self.began,
+            self.began, n_passes,
         )  # fmt: skip
-        stepper.n_passes = n_passes
-        return stepper
 
     def _race(self, stepper: Stepper, starts: list[list[Start]]) -> list[Race]:
         dtype = DOUBLE if self.largest.precision == "double" else SINGLE
@@ -301,8 +187,8 @@ class _Path:
             Race([Run(s, i, s.mixture, s.predicted, dtype) for i, s in enumerate(found)])
             for found in starts
         ]
-        most = stepper.n_passes + self.largest.max_passes
-        run_races(stepper, races, lambda: stepper.n_passes < most, lambda race, n: None)
+        most = stepper.passes.n_made + self.largest.max_passes
+        run_races(stepper, races, lambda: stepper.passes.n_made < most, lambda race, n: None)
         return races
 
     def _point(self, race: Race) -> Point:
@@ -356,15 +242,7 @@ class _Path:
                     both[i],
                     point.weights[order],
                     coordinates.to_features(point.mixture.atoms[order]),
-                )  # fmt: skip
+                )
             )
-        good = [c for c in candidates if c.converged]
-        near = [c.n_components for c in good if c.behind <= c.behind_error]
-        return Selection(
-            candidates,
-            near[0] if near else None,
-            min(good, key=lambda c: c.bic).n_components if good else None,
-            design.n_draws,
-            n_passes,
-            time.perf_counter() - self.began,
-        )
+        seconds = time.perf_counter() - self.began
+        return Selection.of(candidates, design.n_draws, n_passes, seconds)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Finding, Findings, RawBlock
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.engine import Engine
 from softmix_dist.errors import InputError, StoreError
 from softmix_dist.kernels import prepare

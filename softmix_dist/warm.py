@@ -18,45 +18,25 @@ from softmix_dist import moments as latent
 from softmix_dist.blocks import Array, Block
 from softmix_dist.engine import Engine
 from softmix_dist.model import Coordinates, Mixture
+from softmix_dist.polishing import Polisher, agree, choose
 from softmix_dist.results import Settings
 from softmix_dist.sketch import Sampling, SketchRows, draw
 from softmix_dist.sketching import is_wide, sample_of, sampling, sketch_rows
 from softmix_dist.solve import moments
 from softmix_dist.solve.climb import climb
-from softmix_dist.solve.escape import doubtful, escape
-from softmix_dist.solve.finish import newton_steps, polish
 from softmix_dist.solve.point import Point
 from softmix_dist.solve.sample import Sample
 from softmix_dist.solve.search import complete, refine, search
-from softmix_dist.solve.starts import Start, mixture_at, random_starts
+from softmix_dist.solve.starts import Start, mixture_at, random_starts, start_at
 from softmix_dist.sums import DesignSums
 
 # Directions along which the moment estimator is tried, the leading one first.
 _DIRECTIONS = 4
-# Short EM leaves an objective this far from its maximum, nats per draw.
-_UNSETTLED = 2e-4
-# Atoms within this of each other's are on their way to the same optimum.
-_ALIKE = 0.05
-# Starts that differ by less on the sketch, in nats per draw, are the same optimum.
-_SAME = 1e-6
-# Before they are polished they agree when they differ by less.
-_CLOSE = 1e-5
 _FIRST, _SHORT = 8, 60
 # Estimates of one method that go on after the first steps.
 _FINALISTS = 2
-# Multiplications that Newton's steps of one polish may cost; where so many steps are not to be
-# had, fewer starts are polished.
-_FINISHED, _POLISH_STEPS = 2e10, 40
-# The same where only the best start is polished, again and again.
-_ESCAPED = 1e11
 # Starts that are combined on the second sketch, where there are too many coefficients for all.
 _COMBINED = 2
-# Starts that go on to the whole data at most.
-_MOST_KEPT = 6
-# Starts that are polished at most.
-_MOST_POLISHED = 8
-# Standard deviations of a difference on the sketch within which it decides nothing.
-_DOUBT = 3.0
 
 
 @dataclass(frozen=True)
@@ -101,6 +81,7 @@ class Warmer:
         self.coordinates = coordinates
         self.sampling = sampling(settings, design, coordinates, seed)
         self.rng = np.random.default_rng((seed, 1))
+        self.polisher = Polisher(settings, coordinates, self.rng)
         self.n_passes = 0
         self._remember = remember
 
@@ -120,7 +101,7 @@ class Warmer:
             return WarmStarts([given], sample, 1, _kurtosis(second))
         found = self.propose(sample, second)
         if self.needs_second:
-            sample = self.sample_of(self.look_again(self.engine, found, _agree(found)))
+            sample = self.sample_of(self.look_again(self.engine, found, agree(found)))
             found = self.judge(sample, found)
         return self.finished(sample, found, second)
 
@@ -170,7 +151,7 @@ class Warmer:
         began = time.perf_counter()
         for name, point, notes in estimates:
             now = time.perf_counter()
-            found.append(self._start(name, point, notes, self.n_passes, now - began))
+            found.append(start_at(name, point, self.coordinates, self.n_passes, now - began, notes))
             began = now
         return found
 
@@ -179,12 +160,8 @@ class Warmer:
     ) -> WarmStarts:
         """Polish the best, and choose those that go on to the whole data."""
         found.sort(key=lambda start: -start.objective)
-        found = self._remembered("polished starts", lambda: self._refined(found, sample))
-        _choose(found, sample)
-        found.sort(key=lambda start: (not start.chosen, -start.objective))
-        for start in found:
-            start.agrees = found[0].objective - start.objective < _SAME
-        return WarmStarts(found, sample, self.n_passes, _kurtosis(second))
+        found = self._remembered("polished starts", lambda: self.polisher.refined(found, sample))
+        return WarmStarts(choose(found, sample), sample, self.n_passes, _kurtosis(second))
 
     def _estimates(
         self, method: str, sample: Sample, second: Any, subspace: Array, values: Array,
@@ -224,7 +201,7 @@ class Warmer:
                 yield "random", point, ()
         if method in ("search", "auto"):
             points = search(sample, K, rng, self.settings.n_init, known)
-            for point in points[: self._most_polished(sample)]:
+            for point in points[: self.polisher.most(sample)]:
                 yield "search", point, ()
 
     def _best(
@@ -270,11 +247,11 @@ class Warmer:
         return self._remembered("judged starts", lambda: self._judged(sample, found))
 
     def _judged(self, sample: Sample, found: list[Start]) -> list[Start]:
-        shift = self.coordinates.log_candidates
-        mixtures = [Mixture(s.mixture.offsets + shift, s.mixture.atoms) for s in found]
-        points = climb(sample, mixtures, _SHORT)
+        points = climb(sample, [start.on_sketch(self.coordinates) for start in found], _SHORT)
         again = [
-            self._start(start.method, point, start.notes, start.passes + 1, start.seconds)
+            start_at(
+                start.method, point, self.coordinates, start.passes + 1, start.seconds, start.notes
+            )
             for start, point in zip(found, points, strict=True)
         ]
         if self.settings.init in ("auto", "search") and self.settings.n_components > 1:
@@ -285,13 +262,9 @@ class Warmer:
             best = refine(sample, near, self.rng)
             if best.objective > max(point.objective for point in points):
                 seconds = time.perf_counter() - began
-                again.append(self._start("search", best, (), again[0].passes, seconds))
+                passes = again[0].passes
+                again.append(start_at("search", best, self.coordinates, passes, seconds))
         return again
-
-    def _refined(self, found: list[Start], sample: Sample) -> list[Start]:
-        if self._plain(found, sample):
-            return found
-        return self._escaped(self._settled(found, sample), sample)
 
     def _remembered(self, name: str, compute: Callable[[], list[Start]]) -> list[Start]:
         """Remember starts that take long; the generator goes on from where it was then."""
@@ -299,78 +272,6 @@ class Warmer:
         found, state = self._remember(name, lambda: (compute(), self.rng.bit_generator.state))
         self.rng.bit_generator.state = state
         return found
-
-    def _plain(self, found: list[Start], sample: Sample) -> bool:
-        """Whether a part of the data shows one optimum only, of which the draws tell enough.
-
-        Then there is nothing to compare, and the passes over all data go on from short EM.
-        """
-        near = [start for start in found if _in_reach(found[0], start, sample, _UNSETTLED)]
-        one = len(near) > 1 and all(_alike(found[0], start) for start in near)
-        if sample.is_all or not one:
-            return False
-        affordable = newton_steps(sample, self.settings.n_components, _ESCAPED) > 0
-        return affordable and not doubtful(sample, self._point(found[0], sample)).size
-
-    def _settled(self, found: list[Start], sample: Sample) -> list[Start]:
-        """Polish the starts that may belong to the best optimum, each optimum once.
-
-        Short EM leaves where components nearly coincide further to go than optima differ:
-        on one problem six starts, 1e-5 to 1e-4 nats per draw short, ended within 3e-6 of
-        each other, and the last of them was the best.
-        """
-        best = found[0]
-        polished: list[tuple[Start, Start]] = []
-        for i, start in enumerate(found):
-            if len(polished) == self._most_polished(sample):
-                break
-            if not _in_reach(best, start, sample, _UNSETTLED):
-                continue
-            twin = next((end for begin, end in polished if _alike(begin, start)), None)
-            if twin is None:
-                found[i] = self._polished(start, sample, best.objective)
-                best = max(best, found[i], key=lambda start: start.objective)
-                polished.append((start, found[i]))
-            else:
-                found[i] = replace(
-                    twin, method=start.method, seconds=start.seconds, notes=start.notes
-                )
-        return sorted(found, key=lambda start: -start.objective)
-
-    def _escaped(self, found: list[Start], sample: Sample) -> list[Start]:
-        """Look for ways out of the best optimum, even where several methods found it."""
-        best = found[0]
-        if self.settings.init not in ("auto", "search"):
-            return found
-        began = time.perf_counter()
-        higher = escape(sample, self._point(best, sample), self.rng, _ESCAPED)
-        if higher.objective <= best.objective:
-            return found
-        seconds = time.perf_counter() - began
-        return [self._start("search", higher, (), best.passes, seconds), *found]
-
-    def _point(self, start: Start, sample: Sample) -> Point:
-        shift = self.coordinates.log_candidates
-        here = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
-        return sample.points([here], np.float64)[0]
-
-    def _most_polished(self, sample: Sample) -> int:
-        few = newton_steps(sample, self.settings.n_components, _FINISHED) < _POLISH_STEPS
-        return _MOST_KEPT if few else _MOST_POLISHED
-
-    def _polished(self, start: Start, sample: Sample, bar: float) -> Start:
-        shift = self.coordinates.log_candidates
-        mixture = Mixture(start.mixture.offsets + shift, start.mixture.atoms)
-        point = polish(sample, mixture, _FINISHED, bar)
-        return self._start(start.method, point, start.notes, start.passes, start.seconds)
-
-    def _start(
-        self, method: str, point: Point, notes: tuple[str, ...], passes: int, seconds: float
-    ) -> Start:
-        predicted = self.coordinates.log_candidates + point.log_normalisers
-        mixture = Mixture(np.log(point.weights) - predicted, point.mixture.atoms)
-        on_sketch = point.log_likelihood - self.coordinates.log_candidates
-        return Start(method, mixture, predicted, on_sketch, point.objective, passes, seconds, notes)
 
 
 def _kurtosis(second: latent.SecondMomentSums) -> Array:
@@ -388,36 +289,3 @@ def _first_look(
 def _second_look(block: Block, sampling: Sampling) -> SketchRows:
     block.check()
     return draw(block, sampling)
-
-
-def _agree(starts: list[Start]) -> bool:
-    """Whether more than one method came near the best objective."""
-    best = max(start.objective for start in starts)
-    return len({start.method for start in starts if best - start.objective < _CLOSE}) > 1
-
-
-def _alike(a: Start, b: Start) -> bool:
-    """Whether two starts are on their way to the same optimum."""
-    if abs(a.objective - b.objective) > _SAME or a.mixture.n_components != b.mixture.n_components:
-        return False
-    gaps = np.linalg.norm(a.mixture.atoms[:, None] - b.mixture.atoms[None], axis=2)
-    return bool(max(gaps.min(axis=0).max(), gaps.min(axis=1).max()) < _ALIKE)
-
-
-def _choose(starts: list[Start], sample: Sample) -> None:
-    """Mark, best first, the starts that go on to the whole data.
-
-    The best one, and those at other optima which the sketch cannot tell from it.
-    """
-    best = starts[0]
-    kept: list[Start] = []
-    for start in starts:
-        same = any(abs(start.objective - other.objective) < _SAME for other in kept)
-        start.chosen = len(kept) < _MOST_KEPT and not same and _in_reach(best, start, sample)
-        kept += [start] if start.chosen else []
-
-
-def _in_reach(best: Start, start: Start, sample: Sample, within: float = 0.0) -> bool:
-    """Whether a start may be the best on all data, for all that a sample can tell."""
-    behind = best.objective - start.objective
-    return behind <= within or behind <= _DOUBT * sample.noise(best.mixture, start.mixture)

@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 from problems import fitted
 
 from softmix_dist.blocks import RawBlock
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine import LocalEngine
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.fit import FitResult

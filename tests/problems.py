@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine import LocalEngine
 from softmix_dist.fit import FitResult, Settings, fit
 

@@ -16,9 +16,9 @@ from command import COMMAND, softmix
 from engines import BLOCK_ROWS, local, on_cluster
 from problems import signature, simulate
 
-from softmix_dist import SoftmaxMixture, checkpoint
+from softmix_dist import SoftmaxMixture, checkpoint, journal
 from softmix_dist.codec import DamagedError, decode, encode, from_bytes, same, to_bytes
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.place import Folder, place_at
 from softmix_dist.errors import (
     CheckpointWarning,
@@ -138,7 +138,7 @@ def test_every_kind_of_pass_is_kept(medium, tmp_path, changes):
 
 
 def test_products_of_a_large_information_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("softmix_dist.runs._LARGEST_INFORMATION", 5)
+    monkeypatch.setattr("softmix_dist.passes._LARGEST_INFORMATION", 5)
     data = simulate(3000, 3, 2, 100_000, seed=5).dataset(512)
     settings = Settings(2, init="subspace", sketch_rows=200, tol=1e-5, standard_errors="none")
     expected = uninterrupted(data, settings)
@@ -240,14 +240,14 @@ def test_answers_within_rounding_are_taken_elsewhere(dataset, tmp_path, monkeypa
     fit_in(tmp_path, dataset, n_passes=6)
     here = checkpoint._environment()
     monkeypatch.setattr(checkpoint, "_environment", lambda: here | {"BLAS": "another"})
-    plainly = checkpoint.encode
+    plainly = journal.encode
 
     def elsewhere(value):
         encoded = plainly(value)
         arrays = [a * (1 + 1e-13) if a.dtype == float else a for a in encoded.arrays]
         return replace(encoded, arrays=arrays)
 
-    monkeypatch.setattr(checkpoint, "encode", elsewhere)
+    monkeypatch.setattr(journal, "encode", elsewhere)
     with pytest.warns(CheckpointWarning):
         found, made = fit_in(tmp_path, dataset)
     assert made <= found.n_passes - 5

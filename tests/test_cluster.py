@@ -12,7 +12,8 @@ import pytest
 from distributed.diagnostics.plugin import SchedulerPlugin
 from engines import BLOCK_ROWS, cluster_of, failing, fit_on, local, on_cluster, start_of
 
-from softmix_dist.data.dataset import ArrayDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine import LocalEngine, engine_for
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.errors import InputError, SoftmixError, StoreError

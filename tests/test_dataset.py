@@ -14,7 +14,9 @@ from broken import BROKEN, NAMES, flip, good
 from mutations import forget_consolidated
 from problems import fitted
 
-from softmix_dist.data.dataset import ArrayDataset, default_block_rows, open_dataset
+from softmix_dist.data.blockwise import default_block_rows
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.writer import new_dataset, write_dataset
 from softmix_dist.errors import InputError, SoftmixError, StoreError
 from softmix_dist.kernels import prepare, survey

@@ -16,7 +16,8 @@ from engines import BLOCK_ROWS, cluster_of, failing, fit_on, local, on_cluster, 
 from problems import fitted, signature, simulate
 from threadpoolctl import threadpool_limits
 
-from softmix_dist.data.dataset import ArrayDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine import LocalEngine
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.engine.shards import Shard

@@ -14,7 +14,8 @@ from problems import Problem, fitted, signature, simulate
 from scipy.optimize import minimize
 
 from softmix_dist import SoftmaxMixture
-from softmix_dist.data.dataset import ArrayDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.errors import (
     CondensedComponentWarning,

@@ -31,7 +31,7 @@ from problems import signature
 
 from softmix_dist import SoftmaxMixture, sums
 from softmix_dist.codec import encode, same
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.errors import ClusterError
 from softmix_dist.fit import Settings, fit
 from softmix_dist.kernels import prepare, score
@@ -212,7 +212,7 @@ def test_a_task_that_always_fails_surfaces_its_cause(dataset, three):
         fit_on(engine, dataset)
         with pytest.raises(OSError, match="disk of block .* is on fire"):
             engine.reduce(broken)
-        with pytest.raises(ClusterError, match="workers died one after the other"):
+        with pytest.raises(ClusterError, match="workers died one after .*allowed-failures"):
             engine.reduce(deadly)
 
 

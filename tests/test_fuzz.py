@@ -40,7 +40,8 @@ from watched import outcome, tree
 from softmix_dist import SoftmaxMixture
 from softmix_dist.cli import main
 from softmix_dist.codec import DamagedError, Encoded, decode, encode, from_bytes, to_bytes
-from softmix_dist.data.dataset import ArrayDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.predictions import read_responsibilities
 from softmix_dist.data.writer import write_dataset
 from softmix_dist.engine import LocalEngine

@@ -118,8 +118,8 @@ def test_every_kind_of_table(tmp_path, write, kind, n_files):
 
 @pytest.mark.parametrize("small", [False, True], ids=["dense", "sparse"])
 def test_events_of_samples(tmp_path, write, monkeypatch, small):
-    monkeypatch.setattr("softmix_dist.data.ingest._SMALL", 10 if small else 1 << 20)
-    monkeypatch.setattr("softmix_dist.data.ingest._DENSE", 2.0 if small else 0.2)
+    monkeypatch.setattr("softmix_dist.data.assembly._SMALL", 10 if small else 1 << 20)
+    monkeypatch.setattr("softmix_dist.data.assembly._DENSE", 2.0 if small else 0.2)
     events = write(EVENTS, "events", "parquet", 3)
     ingest(tmp_path / "out.zarr", FEATURES, events, sample="person", block_rows=64)
     check(tmp_path / "out.zarr", samples=True)
@@ -700,7 +700,7 @@ def test_an_ingest_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("softmix_dist.data.ingest._write_counts", fails)
+    monkeypatch.setattr("softmix_dist.data.assembly._write_counts", fails)
     with pytest.raises(KeyboardInterrupt):
         ingest(tmp_path / "x", FEATURES, EVENTS, overwrite=True)
     check(tmp_path / "x")

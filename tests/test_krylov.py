@@ -9,7 +9,7 @@ from test_convergence import true_distance
 from test_information import CASES, case, information_at
 from test_sample import DOUBLE, SINGLE, mixture, rows, sample_of
 
-from softmix_dist import runs, sketching, warm
+from softmix_dist import passes, runs, sketching, warm
 from softmix_dist.curvature import information_product
 from softmix_dist.engine import LocalEngine
 from softmix_dist.errors import StandardErrorWarning
@@ -91,7 +91,7 @@ def no_matrices(monkeypatch):
     monkeypatch.setattr(sketching, "LARGEST_MATRIX", 0)
     monkeypatch.setattr(polishing, "LARGEST_MATRIX", 0)
     monkeypatch.setattr(runs, "LARGEST_MATRIX", 0)
-    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 0)
+    monkeypatch.setattr(passes, "_LARGEST_INFORMATION", 0)
 
 
 SLOW = [
@@ -121,7 +121,7 @@ def test_converged_is_not_said_early(law, n_features, n_components, seed, tol, o
 @pytest.mark.parametrize(("law", "n_features", "n_components", "seed", "tol"), SLOW[:3])
 def test_claims_between_rest_on_passes(law, n_features, n_components, seed, tol, monkeypatch):
     # Too many coefficients for an exact matrix, few enough for one on the sketch.
-    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 0)
+    monkeypatch.setattr(passes, "_LARGEST_INFORMATION", 0)
     problem = simulate(3000, n_features, n_components, 10**6, law=law, seed=seed, norm=1.7)
     result = fitted(
         problem,

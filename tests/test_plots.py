@@ -11,7 +11,7 @@ from matplotlib.text import Annotation
 
 from softmix_dist.plots import selection_plot
 from softmix_dist.plots.style import apart
-from softmix_dist.selection import Candidate, Selection
+from softmix_dist.recommendation import Candidate, Selection
 
 
 def candidate(n_components, behind, error, converged=True):

@@ -14,7 +14,7 @@ from scipy.sparse import csc_array
 from scipy.special import expit
 from test_sample import frame, mixture, rows
 
-from softmix_dist import SoftmaxMixture, covariance, kernels, robust, runs
+from softmix_dist import SoftmaxMixture, covariance, kernels, passes, robust
 from softmix_dist.blocks import RawBlock
 from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.writer import write_dataset
@@ -352,7 +352,7 @@ def test_what_only_the_penalty_identifies_has_no_negative_variance():
 
 def test_a_sketch_that_knows_too_little_is_doubted(monkeypatch):
     # Too many coefficients for one pass of all data, few enough for a matrix of the sketch.
-    monkeypatch.setattr(runs, "_LARGEST_INFORMATION", 4)
+    monkeypatch.setattr(passes, "_LARGEST_INFORMATION", 4)
     monkeypatch.setattr(covariance, "known_well", lambda curvature: False)
     problem = simulate(2000, 3, 2, 10**6)
     options = {"init": problem.truth, "sketch_rows": 500, "max_passes": 100}

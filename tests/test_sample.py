@@ -11,7 +11,7 @@ import reference
 from engines import local, on_cluster
 
 from softmix_dist.blocks import RawBlock
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.kernels import prepare
 from softmix_dist.lindsay import gradient_function
 from softmix_dist.model import Frame, Mixture

@@ -27,8 +27,9 @@ from softmix_dist.checkpoint import remove_checkpoint
 from softmix_dist.codec import DamagedError, from_bytes
 from softmix_dist.dashboard import TOPIC, FitsPlugin
 from softmix_dist.dashboard_page import Page
-from softmix_dist.data.dataset import ArrayDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.ingest import ingest, ingest_anndata
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.data.models import read_model
 from softmix_dist.data.place import place_at
 from softmix_dist.data.predictions import read_responsibilities

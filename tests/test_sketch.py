@@ -14,7 +14,7 @@ from scipy.stats import kstest
 
 from softmix_dist import sketch
 from softmix_dist.blocks import RawBlock
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.kernels import prepare
 from softmix_dist.model import Frame, Mixture

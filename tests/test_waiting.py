@@ -6,14 +6,17 @@ import asyncio
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from dask import config
 from distributed import Client
+from distributed.scheduler import KilledWorker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
 
 from softmix_dist.engine import engine_for
+from softmix_dist.engine.waiting import cluster_errors
 from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.fit import Settings, fit
 
@@ -32,6 +35,13 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_fit(dataset, streamed):
         with pytest.raises(ClusterError, match="no running worker for 3 seconds"):
             fit_on(engine, dataset) if streamed else engine.reduce(len)
         assert time.monotonic() - began < 30
+
+
+def test_a_task_that_workers_died_at_names_memory_and_the_setting_for_lost_nodes():
+    last = SimpleNamespace(address="tcp://10.0.0.7:4000")
+    told = r"tcp://10\.0\.0\.7:4000.*memory.*distributed\.scheduler\.allowed-failures"
+    with pytest.raises(ClusterError, match=told), cluster_errors():
+        raise KilledWorker("shard-3", last, 3)
 
 
 def slow(block):

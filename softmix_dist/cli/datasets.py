@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 import click
@@ -22,12 +23,11 @@ def check(data: str, scheduler: str, workers: int | None, memory_limit: str, as_
     from softmix_dist.survey import describe
 
     dataset = open_dataset(data)
-    with connected(scheduler, workers, memory_limit) as client:
-        engine = engine_for(client, workers)
-        try:
-            told = describe(dataset, engine)
-        finally:
-            engine.close()
+    with (
+        connected(scheduler, workers, memory_limit) as client,
+        closing(engine_for(client, workers)) as engine,
+    ):
+        told = describe(dataset, engine)
     if as_json:
         click.echo(json.dumps(jsonable(told)))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +15,9 @@ from softmix_dist.errors import ClusterError, InputError, StoreError, StoreUnava
 from softmix_dist.progress import ProgressLines, jsonable
 
 if TYPE_CHECKING:
-    from softmix_dist.data.dataset import Dataset
+    from softmix_dist.blocks import Array
+    from softmix_dist.data.blockwise import Dataset
+    from softmix_dist.data.stored import ZarrDataset
     from softmix_dist.estimator import SoftmaxMixture
 
 
@@ -175,16 +177,9 @@ def fit(
         with connected(scheduler, workers, memory_limit) as client:
             _print_plan(dataset, client, None if client else workers, device, as_json)
         return
-    begin: Any = init
-    if init == "truth":
-        begin = dataset.truth()
-        if begin is None:
-            raise InputError(f"{str(data)!r} holds no truth; use another --init")
-        if len(begin[0]) != components:
-            raise InputError(f"the truth has {len(begin[0])} components; use -k {len(begin[0])}")
     model = SoftmaxMixture(
         components,
-        init=begin,
+        init=_truth(dataset, components) if init == "truth" else init,
         n_init=n_init,
         solver=solver,
         l2=l2,
@@ -226,6 +221,16 @@ def fit(
     click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
 
 
+def _truth(dataset: ZarrDataset, components: int) -> tuple[Array, Array]:
+    """Return the weights and atoms that the simulator wrote, where they are so many."""
+    truth = dataset.truth()
+    if truth is None:
+        raise InputError(f"{dataset.name!r} holds no truth; use another --init")
+    if len(truth[0]) != components:
+        raise InputError(f"the truth has {len(truth[0])} components; use -k {len(truth[0])}")
+    return truth
+
+
 @contextmanager
 def _kept_passes(checkpoint: str | None) -> Iterator[list[str]]:
     """Say where they are, when a fit ends before its time and has told of a phase."""
@@ -247,11 +252,8 @@ def _print_plan(
     from softmix_dist.engine import engine_for
     from softmix_dist.survey import held_bytes
 
-    engine = engine_for(client, n_threads, device)
-    try:
+    with closing(engine_for(client, n_threads, device)) as engine:
         plan = engine.plan(dataset, held_bytes(dataset, dataset.read_block(0)))
-    finally:
-        engine.close()
     click.echo(json.dumps(asdict(plan)) if as_json else str(plan))
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softmix_dist.blocks import Array
-from softmix_dist.data.dataset import default_names
+from softmix_dist.data.blockwise import default_names
 from softmix_dist.data.encoding import (
     Candidates,
     Column,

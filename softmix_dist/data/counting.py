@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import coo_array
 
 from softmix_dist.blocks import Array
 from softmix_dist.data.tables import PieceReader
@@ -182,4 +184,50 @@ def match(counted: Counted, ids: pa.Array, kept: Array, examples: int = 5) -> Ma
         n_unknown_ids,
         int(number[strange].sum(dtype=np.uint64)),
         unknown,
+    )
+
+
+def match_columns(
+    drawn: coo_array, ids: pa.Array, kept: Array, sample_names: Sequence[str] | None, examples: int
+) -> Matched:
+    """Match a matrix of counts, whose columns are the rows of the feature table.
+
+    Parameters
+    ----------
+    drawn : (S, rows) sparse array
+    ids : pyarrow.Array
+        Of the feature table.
+    kept : (rows,) array of bool
+        Its rows that are candidates.
+    sample_names : sequence of str or None
+        Default: their numbers.
+    examples : int
+        Of draws whose row was dropped, at most.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer columns, or names, than there should be.
+    """
+    n_samples = drawn.shape[0]
+    if sample_names is not None and len(sample_names) != n_samples:
+        raise InputError(f"sample_names: expected {n_samples}, found {len(sample_names)}")
+    if drawn.shape[1] != len(ids):
+        raise InputError(
+            f"counts have {drawn.shape[1]} columns, features {len(ids)} rows; give a column "
+            "for each"
+        )
+    place = np.where(kept, np.cumsum(kept) - 1, -1)
+    rows = place[drawn.col]
+    known = rows >= 0
+    lost = drawn.data[~known]
+    names = pc.unique(ids.take(pa.array(drawn.col[~known])))
+    return Matched(
+        rows[known],
+        drawn.row[known].astype(np.int64),
+        drawn.data[known].astype(np.uint64),
+        [str(name) for name in (sample_names or range(n_samples))],
+        len(names),
+        int(lost.sum()),
+        [str(name) for name in names[:examples].to_pylist()],
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import RawBlock
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 
 
 def fingerprint(dataset: Dataset) -> dict[str, Any]:

@@ -9,24 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from scipy.sparse import coo_array, csc_array
 
-from softmix_dist.blocks import Array
+from softmix_dist.data.assembly import IngestReport, assemble
 from softmix_dist.data.candidates import EXAMPLES, FeatureSource, FromMatrix, look_through
-from softmix_dist.data.counting import Counted, Matched, count, match
+from softmix_dist.data.counting import Counted, count, match, match_columns
 from softmix_dist.data.dataset import MARK
 from softmix_dist.data.encoding import Column, columns_like, is_category
 from softmix_dist.data.matrices import annotated, as_matrix, counts_of
 from softmix_dist.data.store import check_target, open_group
 from softmix_dist.data.tables import Table, open_table
-from softmix_dist.data.writer import DatasetWriter, new_dataset
 from softmix_dist.engine import Engine, engine_for
 from softmix_dist.errors import InputError
 
@@ -34,73 +31,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Policy = Literal["error", "drop"]
-# Counts of several samples are stored whole where a fifth of them is not zero, or they are small.
-_DENSE, _SMALL = 0.2, 1 << 20
 _OF_TABLES = {
     "features", "events", "counts", "id", "event_id", "sample", "count_column", "sample_names"
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What was read, matched and written.
-
-    Attributes
-    ----------
-    n_candidates, n_features, n_samples, n_draws : int
-        Of the data set.
-    n_rows : int
-        Rows of events or counts that were read.
-    n_unseen : int
-        Candidates without draws; they are kept.
-    n_unknown_ids, n_unknown_draws : int
-        Ids among the events without features, and their draws, which were dropped.
-    unknown : list of str
-        The most frequent of them.
-    n_duplicates, n_lacking : int
-        Rows of the feature table that were dropped: ids seen before, and values missing.
-    columns : list of dict
-        How each column became features.
-    seconds : float
-    """
-
-    n_candidates: int
-    n_features: int
-    n_samples: int
-    n_draws: int
-    n_rows: int
-    n_unseen: int
-    n_unknown_ids: int
-    n_unknown_draws: int
-    unknown: list[str]
-    n_duplicates: int
-    n_lacking: int
-    columns: list[dict[str, Any]]
-    seconds: float
-
-    def __str__(self) -> str:
-        read = f"from {self.n_rows:,} rows, in {self.seconds:.1f} s"
-        lines = [
-            f"{self.n_candidates:,} candidates with {self.n_features} features",
-            f"{self.n_unseen:,} of them without draws, which are kept",
-            f"{self.n_draws:,} draws in {self.n_samples:,} samples, {read}",
-        ]
-        if self.n_unknown_ids:
-            lines.append(
-                f"dropped: {self.n_unknown_draws:,} draws of {self.n_unknown_ids:,} ids without "
-                f"features, such as {', '.join(self.unknown)}"
-            )
-        if self.n_duplicates:
-            lines.append(f"dropped: {self.n_duplicates:,} rows of features whose id came before")
-        if self.n_lacking:
-            lines.append(f"dropped: {self.n_lacking:,} rows of features that lack a value")
-        for column in self.columns:
-            if column["kind"] == "categorical":
-                lines.append(
-                    f"{column['name']}: {column['base']!r} is the base, columns of 0 and 1 for "
-                    f"{len(column['levels'])} others"
-                )
-        return "\n".join(lines)
 
 
 def ingest(
@@ -214,8 +147,7 @@ def ingest(
     if drawn is None:
         given, name = (events, "events") if counts is None else (counts, "counts")
         drawn_table = _opened(given, name, own, sample, number)
-    engine = engine_for(client, n_threads)
-    try:
+    with closing(engine_for(client, n_threads)) as engine:
         source: FeatureSource
         policies = {"duplicates": duplicates, "missing": missing}
         if matrix is not None:
@@ -228,21 +160,20 @@ def ingest(
                 engine.reduce_stored,
             )  # fmt: skip
         if drawn is not None:
-            matched, n_rows = _of_matrix(drawn, source, sample_names), drawn.nnz
+            matched = match_columns(drawn, source.ids, source.kept, sample_names, EXAMPLES)
+            n_rows = drawn.nnz
         else:
             assert drawn_table is not None
             counted = _counted(drawn_table, source, own, sample, number, engine)
             matched, n_rows = match(counted, source.ids, source.kept, EXAMPLES), counted.n_rows
-    finally:
-        engine.close()
     if matched.n_unknown_ids and unknown == "error":
         raise InputError(
             f"{matched.n_unknown_draws:,} draws are of {matched.n_unknown_ids:,} ids without "
             f"features, such as {', '.join(matched.unknown)}; add their features, or drop them "
             "(unknown='drop')"
         )
-    return _write(path, source, matched, n_rows, sample is not None or drawn is not None, dtype,
-                  block_rows, overwrite, began)  # fmt: skip
+    several = sample is not None or drawn is not None
+    return assemble(path, source, matched, n_rows, several, dtype, block_rows, overwrite, began)
 
 
 def ingest_anndata(
@@ -374,94 +305,3 @@ def _kind(kind: pa.DataType) -> str:
     return (
         "whole numbers" if pa.types.is_integer(kind) else "text" if is_category(kind) else str(kind)
     )
-
-
-def _of_matrix(
-    drawn: coo_array, source: FeatureSource, sample_names: Sequence[str] | None
-) -> Matched:
-    n_samples = drawn.shape[0]
-    if sample_names is not None and len(sample_names) != n_samples:
-        raise InputError(f"sample_names: expected {n_samples}, found {len(sample_names)}")
-    if drawn.shape[1] != len(source.ids):
-        raise InputError(
-            f"counts have {drawn.shape[1]} columns, features {len(source.ids)} rows; give a column "
-            "for each"
-        )
-    place = np.where(source.kept, np.cumsum(source.kept) - 1, -1)
-    rows = place[drawn.col]
-    known = rows >= 0
-    lost = drawn.data[~known]
-    names = pc.unique(source.ids.take(pa.array(drawn.col[~known])))
-    return Matched(
-        rows[known],
-        drawn.row[known].astype(np.int64),
-        drawn.data[known].astype(np.uint64),
-        [str(name) for name in (sample_names or range(n_samples))],
-        len(names),
-        int(lost.sum()),
-        [str(name) for name in names[:EXAMPLES].to_pylist()],
-    )
-
-
-def _write(
-    path: Any, source: FeatureSource, matched: Matched, n_rows: int, several: bool, dtype: Any,
-    block_rows: int | None, overwrite: bool, began: float,
-) -> IngestReport:  # fmt: skip
-    n_candidates, n_samples = int(source.kept.sum()), len(matched.sample_names)
-    most = int(matched.number.max(initial=0))
-    kind = np.uint32 if most < 2**32 else np.uint64
-    size = n_candidates * n_samples
-    sparse = several and size > _SMALL and len(matched.number) < _DENSE * size
-    with new_dataset(
-        path, n_candidates, source.names, dtype=dtype, count_dtype=kind,
-        n_samples=n_samples if several else None,
-        sample_names=matched.sample_names if several else None,
-        labels=True, sparse=sparse, block_rows=block_rows, overwrite=overwrite,
-    ) as writer:  # fmt: skip
-        _write_features(writer, source, dtype)
-        samples = (
-            np.zeros(len(matched.rows), np.int64) if matched.samples is None else matched.samples
-        )
-        table = csc_array(
-            (matched.number.astype(kind), (samples, matched.rows)), shape=(n_samples, n_candidates)
-        )
-        if sparse:
-            writer.write_sparse(table)
-        else:
-            _write_counts(writer, table, several)
-        n_unseen = n_candidates - int(np.count_nonzero(np.diff(table.indptr)))
-        report = IngestReport(
-            n_candidates, len(source.names), n_samples, writer.n_draws, n_rows, n_unseen,
-            matched.n_unknown_ids, matched.n_unknown_draws, matched.unknown, source.n_duplicates,
-            source.n_lacking, [column.plain() for column in source.columns],
-            time.perf_counter() - began,
-        )  # fmt: skip
-        writer.group.attrs["softmix_columns"] = report.columns
-    return report
-
-
-def _write_features(writer: DatasetWriter, source: FeatureSource, dtype: Any) -> None:
-    labels = source.ids.filter(pa.array(source.kept)).cast(pa.string())
-    waiting: list[Array] = []
-    index = n_waiting = 0
-    for part in source.parts(dtype):
-        waiting.append(part)
-        n_waiting += len(part)
-        while n_waiting >= writer.block_rows:
-            whole = np.concatenate(waiting)
-            _write_rows(writer, index, whole[: writer.block_rows], labels)
-            waiting, index = [whole[writer.block_rows :]], index + 1
-            n_waiting -= writer.block_rows
-    if n_waiting:
-        _write_rows(writer, index, np.concatenate(waiting), labels)
-
-
-def _write_rows(writer: DatasetWriter, index: int, features: Array, labels: pa.Array) -> None:
-    own = labels.slice(index * writer.block_rows, len(features)).to_pylist()
-    writer.write_block(index, features=features, candidate_label=np.array(own, dtype=object))
-
-
-def _write_counts(writer: DatasetWriter, table: csc_array, several: bool) -> None:
-    for index, first in enumerate(range(0, writer.n_candidates, writer.block_rows)):
-        block = table[:, first : first + writer.block_rows].toarray()
-        writer.write_block(index, counts=block if several else block[0])

@@ -277,6 +277,11 @@ def write_object(store: UrlStore, key: str, content: bytes) -> None:
     _wait(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
 
+def delete_object(store: UrlStore, key: str) -> None:
+    """Delete one object, where it is there."""
+    _wait(store.delete(key))
+
+
 def is_empty(store: UrlStore) -> bool:
     """Whether there is nothing at all; a bucket that is missing is an error."""
     return _wait(store.is_empty(""))
@@ -296,38 +301,3 @@ def clear(store: UrlStore, but: str) -> None:
 def _wait(answer: Coroutine[Any, Any, T]) -> T:
     # On Zarr's own loop: the caller's may be running, and fsspec's clients belong to one.
     return sync(answer)
-
-
-class ObjectPlace:
-    """A place below a URL: files are objects.
-
-    Parameters
-    ----------
-    url : str
-
-    Raises
-    ------
-    StoreError
-        If the URL cannot be used.
-    """
-
-    def __init__(self, url: str):
-        self.name = url
-        self._store = open_store(url)
-
-    def get(self, key: str) -> bytes | None:
-        """Return the bytes of a file, or None where there is none."""
-        return read_object(self._store, key)
-
-    def put(self, key: str, content: bytes) -> None:
-        """Write a file; readers see the old one or the new one, never a part."""
-        write_object(self._store, key, content)
-
-    def keys(self) -> list[str]:
-        """Names of the files, sorted."""
-        return names_in(self._store)
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """Delete files, where they are there."""
-        for key in keys:
-            _wait(self._store.delete(key))

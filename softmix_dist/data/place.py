@@ -9,7 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from softmix_dist.data.objects import ObjectPlace, is_url
+from softmix_dist.data.objects import (
+    delete_object,
+    is_url,
+    names_in,
+    open_store,
+    read_object,
+    write_object,
+)
 from softmix_dist.errors import StoreError
 
 
@@ -107,3 +114,38 @@ class Folder:
                 raise StoreError(f"cannot delete {key} in {self.name!r}: {error}") from error
         with suppress(OSError):
             self._folder.rmdir()
+
+
+class ObjectPlace:
+    """A place below a URL: files are objects.
+
+    Parameters
+    ----------
+    url : str
+
+    Raises
+    ------
+    StoreError
+        If the URL cannot be used.
+    """
+
+    def __init__(self, url: str):
+        self.name = url
+        self._store = open_store(url)
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes of a file, or None where there is none."""
+        return read_object(self._store, key)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write a file; readers see the old one or the new one, never a part."""
+        write_object(self._store, key, content)
+
+    def keys(self) -> list[str]:
+        """Names of the files, sorted."""
+        return names_in(self._store)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete files, where they are there."""
+        for key in keys:
+            delete_object(self._store, key)

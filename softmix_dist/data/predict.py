@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock, inspect
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.errors import InputError, StoreError
 
 

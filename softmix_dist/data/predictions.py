@@ -14,7 +14,7 @@ import zarr
 from scipy.special import logsumexp
 
 from softmix_dist.blocks import Array, RawBlock, candidate_totals, whole_total
-from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.blockwise import Dataset
 from softmix_dist.data.predict import Predictor
 from softmix_dist.data.store import (
     arrays_at,

@@ -11,7 +11,7 @@ import numpy as np
 from softmix_dist.blocks import Array, RawBlock
 from softmix_dist.data.predict import Predictor, draw_blocks
 from softmix_dist.data.store import put
-from softmix_dist.data.writer import new_dataset
+from softmix_dist.data.writer import DatasetWriter, new_dataset
 from softmix_dist.errors import InputError
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
@@ -79,6 +79,40 @@ def simulate(
     >>> atoms.shape
     (2, 2)
     """
+    _check(
+        n_candidates, n_features, n_components, n_draws, n_samples, norm, feature_law,
+        degrees_of_freedom, overdispersion, dtype, seed, block_rows,
+    )  # fmt: skip
+    rng = np.random.default_rng((seed, _TRUTH))
+    weights = np.sort(rng.dirichlet(np.full(n_components, 5.0)))[::-1]
+    atoms = rng.standard_normal((n_components, n_features))
+    atoms *= norm / np.linalg.norm(atoms, axis=1, keepdims=True)
+    draw = _feature_law(feature_law, degrees_of_freedom, n_features, rng)
+    share = np.full(n_samples or 1, n_draws // (n_samples or 1))
+    share[: n_draws % len(share)] += 1
+    with new_dataset(
+        path,
+        n_candidates,
+        n_features,
+        dtype=dtype,
+        count_dtype=np.uint32 if n_draws < 2**32 else np.uint64,
+        n_samples=n_samples,
+        block_rows=block_rows,
+        overwrite=overwrite,
+    ) as writer:
+        truth = writer.group.create_group("truth")
+        put(truth, "weights", ("component",), weights)
+        put(truth, "atoms", ("component", "feature"), atoms)
+        truly = Predictor(weights, atoms, np.zeros(n_features))
+        truly = _write_features(writer, draw, (n_candidates, n_features), dtype, truly, seed)
+        _write_counts(writer, truly, share, overdispersion, seed, several=n_samples is not None)
+
+
+def _check(
+    n_candidates: int, n_features: int, n_components: int, n_draws: int, n_samples: int | None,
+    norm: float, feature_law: str, degrees_of_freedom: float, overdispersion: float, dtype: Any,
+    seed: int, block_rows: int | None,
+) -> None:  # fmt: skip
     sizes = {
         "candidates": n_candidates,
         "features": n_features,
@@ -110,67 +144,51 @@ def simulate(
         problems.append(f"norm: expected at least 0, found {norm}")
     if problems:
         raise InputError("nothing was simulated:\n- " + "\n- ".join(problems))
-    rng = np.random.default_rng((seed, _TRUTH))
-    weights = np.sort(rng.dirichlet(np.full(n_components, 5.0)))[::-1]
-    atoms = rng.standard_normal((n_components, n_features))
-    atoms *= norm / np.linalg.norm(atoms, axis=1, keepdims=True)
-    draw = _feature_law(feature_law, degrees_of_freedom, n_features, rng)
-    share = np.full(n_samples or 1, n_draws // (n_samples or 1))
-    share[: n_draws % len(share)] += 1
-    with new_dataset(
-        path,
-        n_candidates,
-        n_features,
-        dtype=dtype,
-        count_dtype=np.uint32 if n_draws < 2**32 else np.uint64,
-        n_samples=n_samples,
-        block_rows=block_rows,
-        overwrite=overwrite,
-    ) as writer:
-        truth = writer.group.create_group("truth")
-        put(truth, "weights", ("component",), weights)
-        put(truth, "atoms", ("component", "feature"), atoms)
-        rows = writer.block_rows
-        starts = range(0, n_candidates, rows)
-        stored: Any = writer.group["features"]
-        truly = Predictor(weights, atoms, np.zeros(n_features))
 
-        def block(i: int) -> RawBlock:
-            return RawBlock(i * rows, stored[i * rows : (i + 1) * rows], np.empty(0))
 
-        # 1. Features, and the normalisers of the components over all of them.
-        masses = []
-        for i, start in enumerate(starts):
-            shape = min(rows, n_candidates - start), n_features
-            features = draw(np.random.default_rng((seed, _FEATURES, i)), shape).astype(dtype)
-            writer.write_block(i, features=features)
-            masses.append(truly.log_masses(RawBlock(start, features, np.empty(0))))
-        truly = truly.normalised(masses)
+def _write_features(
+    writer: DatasetWriter, draw: Draw, shape: tuple[int, int], dtype: Any, truly: Predictor,
+    seed: int,
+) -> Predictor:  # fmt: skip
+    """Write features block by block; return the predictor with normalisers over all of them."""
+    rows, masses = writer.block_rows, []
+    for i, start in enumerate(range(0, shape[0], rows)):
+        own = min(rows, shape[0] - start), shape[1]
+        features = draw(np.random.default_rng((seed, _FEATURES, i)), own).astype(dtype)
+        writer.write_block(i, features=features)
+        masses.append(truly.log_masses(RawBlock(start, features, np.empty(0))))
+    return truly.normalised(masses)
 
-        def rates(i: int) -> Array:
-            probability = np.exp(truly.log_prob(block(i)))
-            if overdispersion == 1:
-                return np.broadcast_to(probability, (len(share), len(probability)))
-            # A Dirichlet law by its gamma variables, so that blocks are independent.
-            concentration = np.maximum(share, 1)[:, None] / (overdispersion - 1) * probability
-            return np.random.default_rng((seed, _RATES, i)).standard_gamma(concentration)
 
-        # 2. Draws of each block, then of each candidate in it.
-        split = draw_blocks(
-            (rates(i).sum(axis=1) for i in range(len(starts))),
-            share,
-            np.random.default_rng((seed, _SPLIT)),
+def _write_counts(
+    writer: DatasetWriter, truly: Predictor, share: Array, overdispersion: float, seed: int,
+    several: bool,
+) -> None:  # fmt: skip
+    """Divide the draws of each sample among the blocks, then among the candidates of each."""
+    rows = writer.block_rows
+    numbers = range(-(-writer.n_candidates // rows))
+    stored: Any = writer.group["features"]
+
+    def rates(i: int) -> Array:
+        block = RawBlock(i * rows, stored[i * rows : (i + 1) * rows], np.empty(0))
+        probability = np.exp(truly.log_prob(block))
+        if overdispersion == 1:
+            return np.broadcast_to(probability, (len(share), len(probability)))
+        # A Dirichlet law by its gamma variables, so that blocks are independent.
+        concentration = np.maximum(share, 1)[:, None] / (overdispersion - 1) * probability
+        return np.random.default_rng((seed, _RATES, i)).standard_gamma(concentration)
+
+    masses = (rates(i).sum(axis=1) for i in numbers)
+    split = draw_blocks(masses, share, np.random.default_rng((seed, _SPLIT)))
+    for i in numbers:
+        rng = np.random.default_rng((seed, _COUNTS, i))
+        counts = np.stack(
+            [
+                rng.multinomial(n, row / row.sum())
+                for n, row in zip(split[:, i], rates(i), strict=True)
+            ]
         )
-        for i in range(len(starts)):
-            rng = np.random.default_rng((seed, _COUNTS, i))
-            table = rates(i)
-            counts = np.stack(
-                [
-                    rng.multinomial(n, row / row.sum())
-                    for n, row in zip(split[:, i], table, strict=True)
-                ]
-            )
-            writer.write_block(i, counts=counts if n_samples is not None else counts[0])
+        writer.write_block(i, counts=counts if several else counts[0])
 
 
 def _feature_law(

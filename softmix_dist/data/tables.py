@@ -6,27 +6,29 @@ other processes.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.ipc
-import pyarrow.parquet
 
 from softmix_dist.data.files import list_files, open_file
-from softmix_dist.errors import InputError, SoftmixError, StoreError
+from softmix_dist.data.formats import (
+    KINDS,
+    dictionaries,
+    kind_of,
+    look,
+    plain,
+    readable,
+    rows_of,
+    value_type,
+)
+from softmix_dist.errors import InputError, StoreError
 
 # Rows of a piece, about: a row group of Parquet is not divided.
 _ROWS = 1 << 20
-_KINDS = {
-    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".ipc": "arrow",
-    ".feather": "arrow", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".tsv.gz": "csv",
-}  # fmt: skip
 # Differences between the schemas of files that are told, at most.
 _TOLD = 5
 
@@ -200,87 +202,21 @@ class PieceReader:
         if self.piece.memory is not None:
             yield self._cast(self.piece.memory.select(columns), self.table.name)
         for path, number in self.piece.parts:
-            with open_file(path) as file, _readable(path):
-                for rows in _rows(file, path, number, columns, dict(self.table.types)):
+            with open_file(path) as file, readable(path):
+                for rows in rows_of(file, path, number, columns, dict(self.table.types), _ROWS):
                     yield self._cast(rows, path)
 
     def _cast(self, rows: pa.Table, place: str) -> pa.Table:
         """Read columns as the types asked for, and dictionaries, which differ, as their values."""
-        plain = {field.name: _value_type(field.type) for field in rows.schema}
-        for name, kind in (plain | dict(self.table.types)).items():
-            if name in plain and rows.schema.field(name).type != kind:
+        there = {field.name: value_type(field.type) for field in rows.schema}
+        for name, kind in (there | dict(self.table.types)).items():
+            if name in there and rows.schema.field(name).type != kind:
                 try:
                     values = rows[name].cast(kind)
                 except pa.ArrowInvalid as error:
                     raise InputError(f"{place}: column {name!r}: {error}") from error
                 rows = rows.set_column(rows.schema.get_field_index(name), name, values)
         return rows
-
-
-class _readable:  # noqa: N801
-    """Name the file in what Arrow says of it."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, SoftmixError) or not isinstance(error, (pa.ArrowException, OSError)):
-            return
-        told = " ".join(str(error).split())[:300]
-        if "conversion error" in told:
-            remedy = (
-                "; a column is read as what its first rows, or the ids it is matched to, are: "
-                "correct the value, or name it categorical"
-            )
-        else:
-            remedy = "; is it whole, and what its ending says?"
-        raise InputError(f"{self.path}: cannot be read ({told}){remedy}") from error
-
-
-def _kind(path: str) -> str:
-    name = Path(path).name.lower()
-    for ending, kind in _KINDS.items():
-        if name.endswith(ending):
-            return kind
-    raise InputError(
-        f"{path}: not a table by its ending; expected one of {', '.join(_KINDS)}, or a folder"
-    )
-
-
-def _csv(file: Any, path: str, types: dict[str, pa.DataType], columns: Any = None) -> Any:
-    compressed = path.endswith(".gz")
-    stream = pa.CompressedInputStream(file, "gzip") if compressed else file
-    tab = ".tsv" in Path(path).name.lower()
-    return pyarrow.csv.open_csv(
-        stream,
-        parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if tab else ","),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=columns, strings_can_be_null=True
-        ),
-    )
-
-
-def _rows(
-    file: Any, path: str, number: int, columns: Sequence[str], types: dict[str, pa.DataType]
-) -> Iterator[pa.Table]:
-    kind = _kind(path)
-    if kind == "parquet":
-        reader = pyarrow.parquet.ParquetFile(file)
-        groups = range(reader.num_row_groups) if number < 0 else [number]
-        for batch in reader.iter_batches(_ROWS, row_groups=groups, columns=list(columns)):
-            yield pa.Table.from_batches([batch])
-    elif kind == "arrow":
-        opened = pyarrow.ipc.open_file(file)
-        numbers = range(opened.num_record_batches) if number < 0 else [number]
-        for i in numbers:
-            yield pa.Table.from_batches([opened.get_batch(i)]).select(columns)
-    else:
-        own = {name: of for name, of in types.items() if name in columns}
-        for batch in _csv(file, path, own, list(columns)):
-            yield pa.Table.from_batches([batch])
 
 
 def open_table(where: Any, name: str) -> Table:
@@ -307,7 +243,7 @@ def open_table(where: Any, name: str) -> Table:
     if hasattr(where, "to_dict") and hasattr(where, "columns") and not isinstance(where, pa.Table):
         where = _of_pandas(where, name)
     if isinstance(where, pa.Table):
-        schema, declared = _plain(where.schema), _dictionaries(where.schema)
+        schema, declared = plain(where.schema), dictionaries(where.schema)
         pieces = tuple(
             Piece(memory=where.slice(first, _ROWS)) for first in range(0, len(where) or 1, _ROWS)
         )
@@ -318,15 +254,15 @@ def open_table(where: Any, name: str) -> Table:
             f"{name}: expected paths, a pandas frame or an Arrow table, found "
             f"{type(strange[0]).__name__}"
         )
-    files = [file for path in paths for file in list_files(path, tuple(_KINDS))]
+    files = [file for path in paths for file in list_files(path, tuple(KINDS))]
     if not files:
         raise StoreError(f"{name}: no files at {', '.join(map(str, paths))}; give files")
-    found = [_look(path) for path in files]
-    kinds = {_kind(path) for path in files}
+    found = [look(path, _ROWS) for path in files]
+    kinds = {kind_of(path) for path in files}
     if len(kinds) > 1:
         raise InputError(f"{name}: files of several kinds, {', '.join(sorted(kinds))}; give one")
     typed = kinds != {"csv"}
-    schemas = [_plain(schema) for schema, _, _ in found]
+    schemas = [plain(schema) for schema, _, _ in found]
     by_file = tuple(zip(files, schemas, strict=True))
     declared = frozenset[str]().union(*(declared for _, _, declared in found))
     # Files without rows are a table too.
@@ -342,54 +278,6 @@ def _of_pandas(frame: Any, name: str) -> pa.Table:
     raise InputError(f"{name}: not a table of columns that have one type each ({told})")
 
 
-def _look(path: str) -> tuple[pa.Schema, list[int], frozenset[str]]:
-    """Look into a file.
-
-    Returns
-    -------
-    schema : pyarrow.Schema
-    rows : list of int
-        Of each of its groups; none of a CSV file.
-    declared : frozenset of str
-        Columns that were written as categories.
-    """
-    kind = _kind(path)
-    with open_file(path) as file, _readable(path):
-        if kind == "parquet":
-            reader = pyarrow.parquet.ParquetFile(file)
-            meta = reader.metadata
-            rows = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
-            return reader.schema_arrow, rows, _dictionaries(_written(reader))
-        if kind == "arrow":
-            opened = pyarrow.ipc.open_file(file)
-            # Its batches say their rows when they are read.
-            rows = [_ROWS] * opened.num_record_batches
-            return opened.schema, rows, _dictionaries(opened.schema)
-        return _csv(file, path, {}).schema, [], frozenset()
-    raise AssertionError(kind)
-
-
-def _written(reader: pyarrow.parquet.ParquetFile) -> pa.Schema:
-    """Return the schema that was written: of what is read only categories of text say so."""
-    kept = (reader.metadata.metadata or {}).get(b"ARROW:schema")
-    if kept is None:
-        return reader.schema_arrow
-    return pyarrow.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Return the schema without what pandas and others add to it, and without dictionaries."""
-    return pa.schema([pa.field(field.name, _value_type(field.type)) for field in schema])
-
-
-def _dictionaries(schema: pa.Schema) -> frozenset[str]:
-    return frozenset(field.name for field in schema if pa.types.is_dictionary(field.type))
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
 def _common(kind: pa.DataType, typed: bool) -> pa.DataType:
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     return pa.float64() if number and not typed else kind
@@ -400,7 +288,7 @@ def _pieces(files: list[str], rows: list[list[int]]) -> Iterator[Piece]:
     parts: list[tuple[str, int]] = []
     n_rows = 0
     for path, groups in zip(files, rows, strict=True):
-        if not groups and _kind(path) == "csv":
+        if not groups and kind_of(path) == "csv":
             yield Piece(((path, -1),))
             continue
         for number, size in enumerate(groups):

@@ -13,7 +13,9 @@ import zarr
 from scipy.sparse import csc_array
 
 from softmix_dist.blocks import Array, inspect, whole_total
-from softmix_dist.data.dataset import FORMAT, MARK, ArrayDataset, default_block_rows, is_text
+from softmix_dist.data.blockwise import default_block_rows
+from softmix_dist.data.dataset import FORMAT, MARK
+from softmix_dist.data.memory import ArrayDataset, is_text
 from softmix_dist.data.store import new_array, new_group, put
 from softmix_dist.errors import InputError
 

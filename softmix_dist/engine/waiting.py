@@ -199,7 +199,9 @@ def cluster_errors() -> Iterator[None]:
     except KilledWorker as error:
         raise ClusterError(
             f"workers died one after the other on the same task ({error}); most often they ran "
-            "out of memory: look at their logs, give them more memory or fewer threads"
+            "out of memory: look at their logs, give them more memory or fewer threads; where "
+            "nodes are taken away, as preemptible ones are, set "
+            "distributed.scheduler.allowed-failures, 3 by default, to 20 for the scheduler"
         ) from error
     except (NoValidWorkerError, CancelledError, CommClosedError, TimeoutError) as error:
         told = " ".join(str(error).split())

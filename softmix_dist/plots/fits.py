@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from softmix_dist.errors import InputError
-from softmix_dist.plots.style import COLOURS, FAINT, GREY, INK
+from softmix_dist.plots.style import COLOURS, FAINT, GREY, label_axes
 
 if TYPE_CHECKING:
     from softmix_dist.fitted import FittedMixture
@@ -62,7 +62,7 @@ def convergence_plot(fit: FittedMixture, ax: Axes | None = None, tol: float | No
     if len(rows):
         ax.set_yscale("log")
         ax.legend(frameon=False, labelcolor=GREY, fontsize=9)
-    _label(ax, "passes over the data", "distance to the maximum, standard errors")
+    label_axes(ax, "passes over the data", "distance to the maximum, standard errors")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
@@ -106,7 +106,7 @@ def starts_plot(fit: FittedMixture, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, labelcolor=GREY, fontsize=9)
-    _label(ax, "behind the best, nats per draw", "")
+    label_axes(ax, "behind the best, nats per draw", "")
     return ax
 
 
@@ -163,7 +163,7 @@ def coefficients_plot(
     told = f", {level:.0%} intervals" if covered else ", no standard errors"
     if len(features) < atoms.shape[1]:
         told += f"; {len(features)} of {atoms.shape[1]} features"
-    _label(ax, f"coefficient{told}", "")
+    label_axes(ax, f"coefficient{told}", "")
     return ax
 
 
@@ -197,7 +197,7 @@ def candidates_plot(profile: Profile, component: int, ax: Axes | None = None) ->
     ax.barh(range(len(typical)), shares, color=colour, height=0.7)
     ax.set_yticks(range(len(typical)), [_cut(candidate.label) for candidate in typical])
     ax.set_ylim(max(len(typical), 1) - 0.5, -0.5)
-    _label(ax, f"share of the draws of component {component}", "")
+    label_axes(ax, f"share of the draws of component {component}", "")
     return ax
 
 
@@ -239,7 +239,7 @@ def observed_plot(profile: Profile, ax: Axes | None = None) -> Axes:
     ax.scatter(expected[~seen], np.full((~seen).sum(), ends[0]), size[~seen], facecolor="white",
                edgecolor=COLOURS[0], zorder=3, clip_on=False)  # fmt: skip
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    _label(ax, "expected draws of a candidate", "observed draws, mean")
+    label_axes(ax, "expected draws of a candidate", "observed draws, mean")
     return ax
 
 
@@ -248,16 +248,6 @@ def _axes(ax: Axes | None) -> Axes:
         return ax
     figure = Figure(figsize=(6.4, 4.2), facecolor="white", layout="constrained")
     return figure.add_subplot()
-
-
-def _label(ax: Axes, across: str, up: str) -> None:
-    ax.set_xlabel(across, color=INK)
-    ax.set_ylabel(up, color=INK)
-    ax.tick_params(color=FAINT, labelcolor=GREY)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(FAINT)
 
 
 def _number(value: Any) -> float:

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from softmix_dist.plots.style import COLOURS, FAINT, GREY, INK, apart
+from softmix_dist.plots.style import COLOURS, FAINT, GREY, INK, apart, label_axes
 
 if TYPE_CHECKING:
-    from softmix_dist.selection import Selection
+    from softmix_dist.recommendation import Selection
 
 
 def selection_plot(
@@ -64,14 +64,8 @@ def selection_plot(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     margin = 0.08 * span if len(numbers) > 1 else 0.6
     ax.set_xlim(numbers[0] - margin, numbers[-1] + margin)
-    ax.set_xlabel("number of components K", color=INK)
-    ax.set_ylabel("behind the best, nats per draw", color=INK)
+    label_axes(ax, "number of components K", "behind the best, nats per draw")
     _small_print(ax, unit, bool(good.all()))
-    ax.tick_params(color=FAINT, labelcolor=GREY)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(FAINT)
     if path is not None:
         ax.get_figure(root=True).savefig(path, dpi=300)  # type: ignore[union-attr]
     return ax

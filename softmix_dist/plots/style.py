@@ -1,8 +1,9 @@
-"""What the pictures share: colours, and labels that keep apart."""
+"""What the pictures share: colours, axes, and labels that keep apart."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from scipy.optimize import isotonic_regression
 
 # Okabe and Ito: told apart by colour-blind readers, dark enough for text on white.
@@ -21,3 +22,14 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
     heights = np.empty(len(order))
     heights[order] = isotonic_regression(np.asarray(values)[order] - steps).x + steps
     return [float(height) for height in heights]
+
+
+def label_axes(ax: Axes, across: str, up: str) -> None:
+    """Name two axes, and leave of their frame what is read: faint lines below and left."""
+    ax.set_xlabel(across, color=INK)
+    ax.set_ylabel(up, color=INK)
+    ax.tick_params(color=FAINT, labelcolor=GREY)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(FAINT)

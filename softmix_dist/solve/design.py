@@ -73,18 +73,10 @@ def standard_coordinates(
         left = variance[i] - row @ row
         if left <= rounding * variance[i]:
             slopes = solve_triangular(factor, row, lower=True, trans="T")
-            share = np.abs(slopes) * np.sqrt(variance[kept] / variance[i])
-            terms = [
-                f"{slope:.4g} x {names[j]!r}"
-                for slope, j, size in zip(
-                    slopes * frame.scale[i] / frame.scale[kept], kept.tolist(), share, strict=True
-                )
-                if size > 1e-4
-            ]
-            problems.append(
-                f"feature {names[i]!r} is collinear: a constant + {' + '.join(terms)}, so its "
-                "coefficient is not identified; drop one of them"
-            )
+            sizes = np.abs(slopes) * np.sqrt(variance[kept] / variance[i])
+            slopes = slopes * frame.scale[i] / frame.scale[kept]
+            before = [names[j] for j in kept.tolist()]
+            problems.append(_collinear(names[i], before, slopes, sizes))
             continue
         grown = np.zeros((kept.size + 1, kept.size + 1))
         grown[:-1, :-1] = factor
@@ -94,6 +86,19 @@ def standard_coordinates(
         raise InputError("the features do not identify the atoms:\n- " + "\n- ".join(problems))
     log_total = float(np.log(total))
     return Coordinates(frame, mean, factor, log_total, log_total - sums.log_base / total)
+
+
+def _collinear(name: str, before: Sequence[str], slopes: Array, sizes: Array) -> str:
+    """Say of which features before it, with which slopes, one is made."""
+    terms = [
+        f"{slope:.4g} x {other!r}"
+        for slope, other, size in zip(slopes, before, sizes, strict=True)
+        if size > 1e-4
+    ]
+    return (
+        f"feature {name!r} is collinear: a constant + {' + '.join(terms)}, so its "
+        "coefficient is not identified; drop one of them"
+    )
 
 
 def draws_mean(sums: DesignSums, coordinates: Coordinates) -> Array:

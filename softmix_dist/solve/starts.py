@@ -8,6 +8,7 @@ import numpy as np
 
 from softmix_dist.errors import InputError
 from softmix_dist.model import Array, Coordinates, Mixture
+from softmix_dist.solve.point import Point
 
 # Norms of random atoms: below, components are hardly told apart; above, they condense.
 _NORMS = 0.5, 2.5
@@ -48,6 +49,31 @@ class Start:
     notes: tuple[str, ...] = ()
     chosen: bool = True
     agrees: bool = False
+
+    def on_sketch(self, coordinates: Coordinates) -> Mixture:
+        """Return the mixture with offsets for a sketch, whose candidates have mass 1 in all."""
+        return Mixture(self.mixture.offsets + coordinates.log_candidates, self.mixture.atoms)
+
+
+def start_at(
+    method: str,
+    point: Point,
+    coordinates: Coordinates,
+    passes: int,
+    seconds: float,
+    notes: tuple[str, ...] = (),
+) -> Start:
+    """Start at a point of a sketch, with the offsets of the whole data."""
+    predicted = coordinates.log_candidates + point.log_normalisers
+    mixture = Mixture(np.log(point.weights) - predicted, point.mixture.atoms)
+    on_sketch = point.log_likelihood - coordinates.log_candidates
+    return Start(method, mixture, predicted, on_sketch, point.objective, passes, seconds, notes)
+
+
+def plain_start(method: str, weights: Array, atoms: Array, coordinates: Coordinates) -> Start:
+    """Start at given weights and standardised atoms, which no sketch has seen."""
+    predicted = predicted_normalisers(atoms, coordinates)
+    return Start(method, mixture_at(weights, atoms, coordinates), predicted)
 
 
 def mixture_at(weights: Array, atoms: Array, coordinates: Coordinates) -> Mixture:

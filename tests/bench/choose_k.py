@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 
 from softmix_dist import select_components
-from softmix_dist.selection import Selection
+from softmix_dist.recommendation import Selection
 
 RIGHT = (1, 3, 5)
 N_CANDIDATES, N_DRAWS = 5_000, 200_000

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from softmix_dist.blocks import Block, Findings
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine import LocalEngine
 from softmix_dist.engine.device import find_device, gpu
 from softmix_dist.engine.shards import reduce_shard

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from distributed import Client, LocalCluster
 
-from softmix_dist.data.dataset import ArrayDataset
+from softmix_dist.data.memory import ArrayDataset
 from softmix_dist.engine.cluster import ClusterEngine
 from softmix_dist.engine.plan import count_shards
 from softmix_dist.kernels import prepare, score

@@ -26,7 +26,8 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from softmix_dist import SoftmaxMixture
-from softmix_dist.data.dataset import ZarrDataset, open_dataset
+from softmix_dist.data.dataset import open_dataset
+from softmix_dist.data.stored import ZarrDataset
 from softmix_dist.data.writer import new_dataset
 from softmix_dist.engine import single_blas_thread
 from softmix_dist.engine.cluster import ClusterEngine
