@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PIECE = 4096
 
 # Draws of one candidate, over all samples: from here on float64 does not hold them exactly.
-_MOST_DRAWS = 2**53
+MOST_DRAWS = 2**53
 
 _LOST = "the whole block reads as the fill value, so a chunk is missing: write it again"
 
@@ -293,7 +293,7 @@ def candidate_totals(counts: Any) -> Array:
 def whole_total(draws: Any) -> int:
     """Sum of whole numbers below 2^64 each, exact however large it is."""
     rounded = float(draws.sum(dtype=np.float64))
-    if rounded < _MOST_DRAWS:
+    if rounded < MOST_DRAWS:
         return int(rounded)
     whole = draws.astype(np.uint64)
     # In halves, for a sum of 64 bits would wrap.
@@ -334,12 +334,12 @@ def _inspect_counts(counts: Any, start: int) -> list[Finding]:
         remedy = "counts are numbers of draws: 0, 1, 2, ..."
         found.append(Finding("counts", problem, remedy, len(np.unique(row_at)), row, where))
     n_samples = counts.shape[0] if counts.ndim == 2 else 1
-    if float(values.max(initial=0)) * n_samples >= _MOST_DRAWS:
+    if float(values.max(initial=0)) * n_samples >= MOST_DRAWS:
         wide = counts.astype(np.float64)
         totals = wide.sum(axis=0) if counts.ndim == 2 else wide
         found += _rows(
             "counts",
-            np.isfinite(totals) & (totals >= _MOST_DRAWS),
+            np.isfinite(totals) & (totals >= MOST_DRAWS),
             start,
             "2^53 draws or more of one candidate",
             "divide all counts by the same number",

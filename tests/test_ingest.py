@@ -356,6 +356,21 @@ def test_a_candidate_twice(tmp_path):
     check(tmp_path / "x")
 
 
+def test_of_a_candidate_twice_the_row_that_has_values_is_kept(tmp_path):
+    lacking = FEATURES.iloc[[5]].assign(price=np.nan)
+    twice = pd.concat([lacking, FEATURES, FEATURES.iloc[[5]].assign(price=99.0)])
+    refused("2 rows have an id", tmp_path / "x", twice, EVENTS, missing="drop")
+    report = ingest(tmp_path / "x", twice, EVENTS, duplicates="drop", missing="drop")
+    assert (report.n_duplicates, report.n_lacking, report.n_candidates) == (1, 1, P)
+    check(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.float64])
+def test_numbers_of_draws_that_would_wrap(tmp_path, kind):
+    many = pd.DataFrame({"id": IDS[:1] * 2, "n": np.full(2, 2**63, kind)})
+    refused(r"below 2\^53", tmp_path / "x", FEATURES, counts=many, count_column="n")
+
+
 def test_values_that_are_missing(tmp_path):
     broken = FEATURES.copy()
     broken["colour"] = broken["colour"].astype(object)

@@ -96,12 +96,12 @@ class FromMatrix:
                 f"features: {number:,} values are not finite, the first in {'; '.join(examples)}; "
                 "impute them, or drop the candidates (missing='drop')"
             )
-        repeated = _repeated(self.ids, policies["duplicates"])
+        repeated = _repeated(self.ids, ~lacking, policies["duplicates"])
         self.kept = ~(lacking | repeated)
         if not self.kept.any():
             raise InputError("features: no row is left; every one lacks a value")
         self.n_duplicates = int(repeated.sum())
-        self.n_lacking = int((lacking & ~repeated).sum())
+        self.n_lacking = int(lacking.sum())
 
     def parts(self, dtype: Any) -> Iterator[Array]:
         """Yield the features of the candidates, in order, in parts of any size."""
@@ -127,7 +127,7 @@ class FromTable:
         self.kept = ~(found.unusable | repeated)
         self.names = [name for column in columns for name in column.features]
         self.n_duplicates = int(repeated.sum())
-        self.n_lacking = int((found.unusable & ~repeated).sum())
+        self.n_lacking = int(found.unusable.sum())
 
     def parts(self, dtype: Any) -> Iterator[Array]:
         """Yield the features of the candidates, in order, in parts of any size."""
@@ -220,7 +220,7 @@ def look_through(
         raise InputError(f"features: {found.ids.null_count} rows have no id in column {id!r}")
     if found.lacking and policies["missing"] == "error":
         raise InputError(_lacking(found))
-    repeated = _repeated(found.ids, policies["duplicates"])
+    repeated = _repeated(found.ids, ~found.unusable, policies["duplicates"])
     if (found.unusable | repeated).all():
         raise InputError("features: no row is left; every one lacks a value")
     if repeated.any() and categories:
@@ -242,19 +242,27 @@ def _lacking(found: Candidates) -> str:
     )
 
 
-def _repeated(ids: pa.Array, policy: str) -> Array:
-    """Rows whose id came before, (rows,); refused, unless the policy drops them."""
+def _repeated(ids: pa.Array, usable: Array, policy: str) -> Array:
+    """Rows whose id came before in a usable row, (rows,); refused, unless the policy drops them."""
     unique = pc.unique(ids)
     if len(unique) == len(ids):
         return np.zeros(len(ids), bool)
     number = np.asarray(pc.index_in(ids, value_set=unique))
-    repeated = np.ones(len(ids), bool)
-    repeated[np.unique(number, return_index=True)[1]] = False
     if policy == "error":
+        repeated = _later(number)
         examples = pc.unique(ids.filter(pa.array(repeated)))[:EXAMPLES].to_pylist()
         raise InputError(
             f"features: {int(repeated.sum()):,} rows have an id that came before "
             f"({', '.join(map(str, examples))}, ...); give each candidate one row, or keep the "
             "first (duplicates='drop')"
         )
+    repeated = np.zeros(len(ids), bool)
+    repeated[usable] = _later(number[usable])
     return repeated
+
+
+def _later(number: Array) -> Array:
+    """Whether a number came before, for each."""
+    later = np.ones(len(number), bool)
+    later[np.unique(number, return_index=True)[1]] = False
+    return later

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
 
-from softmix_dist.blocks import Array
+from softmix_dist.blocks import MOST_DRAWS, Array
 from softmix_dist.data.tables import PieceReader
 from softmix_dist.errors import InputError
 
@@ -105,8 +105,8 @@ def _whole(values: pa.ChunkedArray, name: str, column: str) -> Array:
         problem = f"they are of type {values.type}"
     else:
         found = np.asarray(values)
-        # Above, or not finite, it would become another number.
-        wrong = ~((found >= 0) & (found < 2.0**64))
+        # From there on a data set takes none; sums of as many as a table has do not wrap.
+        wrong = ~((found >= 0) & (found < MOST_DRAWS))
         if found.dtype.kind == "f":
             wrong |= found != np.rint(found)
         if not wrong.any():
@@ -114,7 +114,7 @@ def _whole(values: pa.ChunkedArray, name: str, column: str) -> Array:
         first = found[np.argmax(wrong)]
         problem = f"{int(wrong.sum())} of them are not, the first is {first}"
     raise InputError(
-        f"{name}: column {column!r} must hold numbers of draws, 0, 1, 2, ...: {problem}"
+        f"{name}: column {column!r} must hold numbers of draws, 0, 1, 2, ... below 2^53: {problem}"
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from scipy.sparse import coo_array, issparse, load_npz
 
-from softmix_dist.blocks import Array
+from softmix_dist.blocks import MOST_DRAWS, Array
 from softmix_dist.data.dataset import MARK
 from softmix_dist.data.files import open_file
 from softmix_dist.data.objects import is_url, open_store
@@ -144,12 +144,12 @@ def counts_of(counts: Any) -> coo_array | None:
     values = found.data
     if values.dtype.kind not in "fiub":
         raise InputError(f"counts: expected numbers of draws, 0, 1, 2, ..., found {values.dtype}")
-    wrong = ~((values >= 0) & (values < 2.0**64)) | (values != np.rint(values))
+    wrong = ~((values >= 0) & (values < MOST_DRAWS)) | (values != np.rint(values))
     if wrong.any():
         i = int(np.argmax(wrong))
         raise InputError(
-            f"counts: expected numbers of draws, 0, 1, 2, ...: {int(wrong.sum()):,} are not, the "
-            f"first is {values[i]} in row {found.row[i]}, column {found.col[i]}"
+            f"counts: expected numbers of draws, 0, 1, 2, ... below 2^53: {int(wrong.sum()):,} are "
+            f"not, the first is {values[i]} in row {found.row[i]}, column {found.col[i]}"
         )
     return found
 
