@@ -119,9 +119,9 @@ class Selection:
         if self.recommended == self.candidates[-1].n_components:
             text += "; it is the largest that was tried: try more"
         if left_out:
-            # Components too many may be without a maximum, which more passes do not mend.
+            # A component too many may run off to ever larger coefficients, passes without end.
             text += (
-                "; not converged and left out (a small l2 may mend it): "
+                "; not converged and left out (a small l2 may help): "
                 f"K = {', '.join(map(str, left_out))}"
             )
         ahead = [c.n_components for c in self.candidates if c.behind < -c.behind_error]
