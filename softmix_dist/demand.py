@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from softmix_dist.blocks import Array
+from softmix_dist.data.dataset import Dataset
 from softmix_dist.elasticities import elasticities
 from softmix_dist.errors import InputError
 from softmix_dist.fitted import FittedMixture
-from softmix_dist.scenario import Scenario, chosen
+from softmix_dist.scenario import Scenario, chosen, rows_of
 from softmix_dist.shares import ShareChanges, Shares, Units, shares
 
 
@@ -26,7 +30,7 @@ class DemandModel(FittedMixture):
         features: Any,
         log_base: Any = None,
         *,
-        candidates: Sequence[int] | Array,
+        candidates: Sequence[int] | Sequence[str] | Array,
         semi: bool = False,
     ) -> tuple[Array, Array]:
         """Own- and cross-elasticities of choice probabilities with respect to a feature.
@@ -39,8 +43,9 @@ class DemandModel(FittedMixture):
             All candidates of the choice.
         log_base : (p,) array, optional
             -inf for candidates that are not available.
-        candidates : sequence of c int
-            Rows of the candidates whose elasticities are asked for.
+        candidates : sequence of c int or str
+            Rows, or labels, of the candidates whose elasticities are asked for. A frame's index
+            and a data set hold labels; whole numbers are rows, whatever the index.
         semi : bool
             Semi-elasticities, d log pi_j / d x_il, for a change by one unit; else times x_il,
             in per cent for a change of the feature by one per cent. Of a feature that is
@@ -69,7 +74,8 @@ class DemandModel(FittedMixture):
         """
         number = self._feature(feature)
         scenario = self._scenario(features, log_base)
-        rows = chosen(candidates, scenario.dataset.n_candidates)
+        dataset = scenario.dataset
+        rows = chosen(rows_of(candidates, dataset), dataset.n_candidates)
         return elasticities(scenario, number, rows, self._result().covariance, semi)
 
     def predicted_shares(
@@ -77,7 +83,7 @@ class DemandModel(FittedMixture):
         features: Any,
         log_base: Any = None,
         *,
-        candidates: Sequence[int] | Array | None = None,
+        candidates: Sequence[int] | Sequence[str] | Array | None = None,
         groups: Any = None,
     ) -> Shares:
         """Predicted shares of candidates or groups, with standard errors.
@@ -88,8 +94,9 @@ class DemandModel(FittedMixture):
             All candidates of the choice.
         log_base : (p,) array, optional
             -inf for candidates that are not available.
-        candidates : sequence of int, optional
-            Rows of the candidates whose shares are asked for; default: all.
+        candidates : sequence of int or str, optional
+            Rows, or labels, of the candidates whose shares are asked for; default: all. A frame's
+            index and a data set hold labels; whole numbers are rows, whatever the index.
         groups : (p,) array, optional
             The group of each candidate, such as its brand, for the shares of groups.
 
@@ -114,7 +121,7 @@ class DemandModel(FittedMixture):
         1     0.385535      0.00967486
         """
         scenario = self._scenario(features, log_base)
-        units = Units.of(scenario.dataset.n_candidates, candidates, groups)
+        units = _units(scenario.dataset, candidates, groups)
         (found,), errors = shares([scenario], units, self._result().covariance)
         return Shares(units.names, found, errors)
 
@@ -123,16 +130,17 @@ class DemandModel(FittedMixture):
         before: Any,
         after: Any,
         *,
-        candidates: Sequence[int] | Array | None = None,
+        candidates: Sequence[int] | Sequence[str] | Array | None = None,
         groups: Any = None,
     ) -> ShareChanges:
         """Compare shares before and after a change of features or availability.
 
         Parameters
         ----------
-        before, after : (p, L) array, or pair (features, log_base), path or Dataset
+        before, after : (p, L) array, pair (array, log_base), path or Dataset
             The same p candidates in the base scenario and in the changed one. What is taken
-            away has a log_base of -inf after, what is new has it before.
+            away has a log_base of -inf after, what is new has it before; a data set on disk
+            goes with no other log_base than its own, its features as an array do.
         candidates, groups
             As for `predicted_shares`.
 
@@ -162,7 +170,9 @@ class DemandModel(FittedMixture):
                 f"after: expected {first} candidates as before, found {second}; give what is not "
                 "there a log_base of -inf"
             )
-        units = Units.of(first, candidates, groups)
+        if _differ(scenarios[0].dataset, scenarios[1].dataset):
+            raise InputError("after: its labels are not those of before in their order; reindex it")
+        units = _units(scenarios[0].dataset, candidates, groups)
         (old, new), errors = shares(scenarios, units, self._result().covariance)
         return ShareChanges(units.names, old, new, new - old, errors)
 
@@ -178,3 +188,16 @@ class DemandModel(FittedMixture):
         scenario = Scenario.of(result.weights, result.atoms, features, log_base)
         self._check_features(features, scenario.dataset)
         return scenario
+
+
+def _units(dataset: Dataset, candidates: Any, groups: Any) -> Units:
+    """Whose shares, named as the user named them."""
+    rows = rows_of(candidates, dataset)
+    units = Units.of(dataset.n_candidates, rows, groups)
+    return units if rows is candidates else replace(units, names=np.asarray(candidates))
+
+
+def _differ(before: Dataset, after: Dataset) -> bool:
+    """Whether two frames hold other candidates, or in another order, by their index."""
+    first, second = (getattr(data, "candidate_labels", None) for data in (before, after))
+    return first is not None and second is not None and not first.equals(second)

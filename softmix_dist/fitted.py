@@ -117,6 +117,9 @@ class FittedMixture:
     def to_dataframe(self) -> pandas.DataFrame:
         """Every parameter with its standard error, z-value and interval, one row each.
 
+        The mixing weights are "weight", or "weight of the component" where a feature has that
+        name.
+
         Raises
         ------
         ImportError
@@ -172,6 +175,9 @@ class FittedMixture:
 
     def ratios(self, numerator: str | int, denominator: str | int) -> tuple[Array, Array]:
         """Ratio of two coefficients in each component, as a willingness to pay.
+
+        What is paid for one more unit of a wanted attribute is minus its ratio to the price; a
+        ratio of two costs, such as time to price, has its sign as it stands.
 
         Parameters
         ----------

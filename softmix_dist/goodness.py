@@ -160,6 +160,9 @@ class GoodnessOfFit:
             lines += ["", text_table(*self._worst())]
         return "\n".join(lines)
 
+    # Python's own would be a wall of numbers in a session without HTML.
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         told = "<br>".join(escape(line) for line in self._tests())
         worst = html_table(*self._worst()) if self.worst else ""

@@ -99,7 +99,11 @@ class Selection:
         if self.recommended == self.candidates[-1].n_components:
             text += "; it is the largest that was tried: try more"
         if left_out:
-            text += f"; not converged and left out: K = {', '.join(map(str, left_out))}"
+            # A component too many may run off to ever larger coefficients, passes without end.
+            text += (
+                "; not converged and left out (a small l2 may help): "
+                f"K = {', '.join(map(str, left_out))}"
+            )
         ahead = [c.n_components for c in self.candidates if c.behind < -c.behind_error]
         if ahead:
             text += f", though K = {', '.join(map(str, ahead))} is ahead: raise max_passes"
@@ -120,6 +124,9 @@ class Selection:
             marks = f" ± {c.behind_error:.0e}" + ("" if c.converged else "  NOT CONVERGED")
             lines.append("".join(f"{cell:>16}" for cell in cells) + marks)
         return "\n".join([*lines, "", self.reason])
+
+    # Python's own would be a wall of numbers in a session without HTML.
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

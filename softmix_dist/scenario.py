@@ -131,6 +131,34 @@ class Scenario:
         return Rows(places, raw.features - self.predictor.centre, softmaxes)
 
 
+def rows_of(candidates: Any, dataset: Dataset) -> Any:
+    """Row numbers of candidates that are named by their labels; what is no text as it is.
+
+    Reads the labels of all candidates.
+
+    Raises
+    ------
+    InputError
+        If no candidate has that label, or several have.
+    """
+    if candidates is None or isinstance(candidates, str):
+        return candidates
+    wanted = list(candidates)
+    if not wanted or not all(isinstance(label, str) for label in wanted):
+        return candidates
+    labels = np.asarray(dataset.labels(slice(None)))
+    found = [np.flatnonzero(labels == label) for label in wanted]
+    problems = [
+        f"{label!r} is the label of {len(rows) or 'no'} candidate{'s' if len(rows) else ''}"
+        for label, rows in zip(wanted, found, strict=True)
+        if len(rows) != 1
+    ]
+    if problems:
+        more = f"; {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"candidates: {'; '.join(problems[:5])}{more}; or give row numbers")
+    return np.concatenate(found)
+
+
 def chosen(candidates: Sequence[int] | Array, n_candidates: int) -> Array:
     """Row numbers of candidates, (m,) array of int.
 
@@ -141,7 +169,7 @@ def chosen(candidates: Sequence[int] | Array, n_candidates: int) -> Array:
     """
     rows = np.asarray(candidates)
     if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
-        raise InputError(f"candidates: expected row numbers, found {candidates!r}")
+        raise InputError(f"candidates: expected row numbers, or labels, found {candidates!r}")
     if rows.min() < 0 or rows.max() >= n_candidates or len(np.unique(rows)) < len(rows):
         raise InputError(
             f"candidates: expected distinct rows from 0 to {n_candidates - 1}, "

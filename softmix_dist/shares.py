@@ -27,6 +27,8 @@ class _Table:
         more = f"\n... {left:,} more" if left > 0 else ""
         return text_table([name.replace("_", " ") for name in head], _cells(columns)) + more
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         head = [name.replace("_", " ") for name in vars(self)]
         return html_table(head, _cells(list(vars(self).values())))
@@ -44,7 +46,7 @@ class Shares(_Table):
     Attributes
     ----------
     name : (n,) array
-        Row numbers of candidates, or labels of groups.
+        Row numbers of candidates, or the labels that they were asked for by; or labels of groups.
     share : (n,) array
         Probability of being chosen.
     standard_error : (n,) array
@@ -63,7 +65,7 @@ class ShareChanges(_Table):
     Attributes
     ----------
     name : (n,) array
-        Row numbers of candidates, or labels of groups.
+        Row numbers of candidates, or the labels that they were asked for by; or labels of groups.
     before, after : (n,) arrays
         Shares.
     change : (n,) array

@@ -25,7 +25,7 @@ class Row:
     ----------
     component : int
     parameter : str
-        "weight" or the name of a feature.
+        "weight" or the name of a feature; "weight of the component" beside a feature "weight".
     estimate, standard_error : float
     z, p_value : float
         Of the hypothesis that it is 0, two-sided; NaN for weights.
@@ -41,6 +41,11 @@ class Row:
     p_value: float
     low: float
     high: float
+
+
+def weight_name(result: FitResult) -> str:
+    """Name of the mixing weights among the parameters, which is no feature's name."""
+    return "weight of the component" if "weight" in result.feature_names else "weight"
 
 
 def intervals(result: FitResult, level: float = LEVEL) -> dict[str, Array]:
@@ -85,9 +90,10 @@ def rows(result: FitResult, level: float = LEVEL) -> Iterator[Row]:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = result.atoms / errors["atoms"]
     p_values = 2 * ndtr(-np.abs(z))
+    name_of_weights = weight_name(result)
     for k, weight in enumerate(result.weights):
         low, high = found["weights"][k]
-        yield Row(k, "weight", weight, errors["weights"][k], np.nan, np.nan, low, high)
+        yield Row(k, name_of_weights, weight, errors["weights"][k], np.nan, np.nan, low, high)
         for i, name in enumerate(result.feature_names):
             low, high = found["atoms"][k, i]
             yield Row(
@@ -112,8 +118,9 @@ def as_html(result: FitResult, l2: float = 0.0) -> str:
     cells = "".join(f"<th>{name}</th>" for name in columns)
     body = [f"<tr>{cells}</tr>"]
     shown = list(rows(result))[:_MOST_ROWS]
+    first_of_each = weight_name(result)
     for row in shown:
-        first = f"component {row.component}" if row.parameter == "weight" else ""
+        first = f"component {row.component}" if row.parameter == first_of_each else ""
         values = "".join(f"<td>{text}</td>" for text in _cells(row))
         body.append(f"<tr><th>{first}</th><th>{escape(row.parameter)}</th>{values}</tr>")
     left = result.atoms.size + len(result.weights) - len(shown)
@@ -180,12 +187,13 @@ def _errors_in_words(result: FitResult) -> str:
 
 def _long(result: FitResult) -> list[str]:
     """One table a component, with errors and intervals."""
-    width = max(len(name) for name in (*result.feature_names, "weight"))
+    first_of_each = weight_name(result)
+    width = max(len(name) for name in (*result.feature_names, first_of_each))
     names = ("estimate", "std. error", "z", "P>|z|", "[2.5 %", "97.5 %]")
     head = " " * width + "".join(f"{name:>13}" for name in names)
     lines = []
     for row in rows(result):
-        if row.parameter == "weight":
+        if row.parameter == first_of_each:
             effective = result.effective_candidates[row.component]
             title = f"component {row.component}, {effective:,.1f} effective candidates"
             lines += ["", title, head, "-" * len(head)]
@@ -195,11 +203,13 @@ def _long(result: FitResult) -> list[str]:
 
 def _wide(result: FitResult) -> list[str]:
     """One table, a column for each component."""
-    width = max(len(name) for name in (*result.feature_names, "effective candidates"))
+    width = max(
+        len(name) for name in (*result.feature_names, "effective candidates", weight_name(result))
+    )
     columns = [f"component {k}" for k in range(len(result.weights))]
     lines = ["", " " * width + "".join(f"{name:>14}" for name in columns)]
     table = [
-        ("weight", [f"{w:.6f}" for w in result.weights]),
+        (weight_name(result), [f"{w:.6f}" for w in result.weights]),
         ("effective candidates", [f"{e:,.1f}" for e in result.effective_candidates]),
         *(
             (name, [f"{value:.6g}" for value in column])
@@ -227,11 +237,16 @@ def _starts_in_words(result: FitResult) -> str:
 def _gap_in_words(result: FitResult) -> list[str]:
     gap, n_components = result.gap, len(result.weights)
     assert gap is not None
-    prefers = n_components + 1 if gap["suggests_more"] else n_components
+    # Of these two alone: fewer components than the fit has were not looked at.
+    pair = (n_components, n_components + 1)
+    better, other = reversed(pair) if gap["suggests_more"] else pair
     return [
         (
             f"no number of further components within radius {gap['radius']:.1f} was found to "
             f"gain more than {gap['bound']:.2g} nats per draw;"
         ),
-        f"one more was found to gain {gap['gain']:.1e}, and BIC prefers {prefers} components",
+        (
+            f"one more was found to gain {gap['gain']:.1e}, and BIC prefers {better} components "
+            f"to {other}"
+        ),
     ]

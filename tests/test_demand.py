@@ -288,12 +288,49 @@ def test_large_offsets_cost_nothing(problem, model):
         np.testing.assert_allclose(far.standard_error, near.standard_error, rtol=1e-6)
 
 
+def test_candidates_may_be_labels(problem, model, changed, tmp_path):
+    labels = [f"{i:03d}A" for i in range(P)]
+    wanted = [labels[i] for i in CHOSEN]
+    frame = pd.DataFrame(problem.features, labels, ["a", "b", "c"])
+    write_dataset(
+        tmp_path / "x.zarr", problem.features, problem.counts, log_base=problem.log_base,
+        candidate_labels=labels, feature_names=["a", "b", "c"],
+    )  # fmt: skip
+    for given in ((frame, problem.log_base), (str(tmp_path / "x.zarr"),)):
+        rows = model.predicted_shares(*given, candidates=CHOSEN)
+        named = model.predicted_shares(*given, candidates=wanted)
+        assert named.name.tolist() == wanted
+        assert repr(named) == str(named)
+        np.testing.assert_array_equal(named.share, rows.share)
+        for found, expected in zip(
+            model.elasticities("a", *given, candidates=wanted),
+            model.elasticities("a", *given, candidates=CHOSEN),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, expected)
+    features, log_base = changed
+    after = pd.DataFrame(features, labels, ["a", "b", "c"])
+    changes = model.share_changes(frame, (after, log_base), candidates=wanted)
+    assert changes.name.tolist() == wanted
+    assert changes.after[1] == 0
+    with pytest.raises(InputError, match="after: its labels are not those of before"):
+        model.share_changes(frame, after[::-1])
+    twice = frame.set_axis(["000A", *labels[:-1]])
+    with pytest.raises(InputError, match="'000A' is the label of 2 candidates"):
+        model.predicted_shares(twice, candidates=wanted)
+
+
 @pytest.mark.parametrize(
     ("use", "fragment"),
     [
         (lambda m, x: m.elasticities("d", x, candidates=[1]), "no feature 'd'"),
         (lambda m, x: m.elasticities(0, x, candidates=[]), "candidates: expected row numbers"),
         (lambda m, x: m.elasticities(0, x, candidates=[0.5]), "candidates: expected row numbers"),
+        (lambda m, x: m.elasticities(0, x, candidates="1"), "candidates: expected row numbers"),
+        (
+            lambda m, x: m.elasticities(0, x, candidates=["c"]),
+            "'c' is the label of no candidate; or",
+        ),
         (lambda m, x: m.elasticities(0, x, candidates=[P]), "distinct rows from 0 to 59"),
         (lambda m, x: m.elasticities(0, x, candidates=[3, 3]), "distinct rows"),
         (lambda m, x: m.elasticities(0, x, candidates=[-1]), "distinct rows"),

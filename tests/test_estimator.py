@@ -128,8 +128,24 @@ def test_frames_keep_their_names(small, model):
     named = SoftmaxMixture(2).fit(small.features, small.counts, feature_names=["a", "b"])
     assert named.result_.feature_names == ["a", "b"]
     mixed = pd.DataFrame({"price": small.features[:, 0], "brand": "none"})
-    with pytest.raises(InputError, match="expected numbers"):
+    with pytest.raises(InputError, match="expected numbers, found dtype .* in 'brand'; make"):
         SoftmaxMixture(2).fit(mixed, small.counts)
+
+
+def test_a_frame_may_hold_truth_values(small):
+    frame = pd.DataFrame({"price": small.features[:, 0], "new": small.features[:, 1] > 0})
+    fitted = SoftmaxMixture(1).fit(frame, small.counts)
+    numbers = SoftmaxMixture(1).fit(frame.astype(float), small.counts)
+    assert signature(fitted.result_) == signature(numbers.result_)
+    np.testing.assert_array_equal(fitted.log_prob(frame), numbers.log_prob(frame.astype(float)))
+
+
+def test_a_frame_lends_its_labels(small):
+    index = [f"c{i}" for i in range(len(small.features))]
+    frame = pd.DataFrame(small.features, index=index)
+    fitted = SoftmaxMixture(1).fit(frame, small.counts)
+    assert all(m.label == f"c{m.row}" for m in fitted.goodness_of_fit().worst)
+    assert all(m.label == f"c{m.row}" for m in fitted.profile(frame, small.counts).typical[0])
 
 
 def test_labels_of_counts_are_those_of_the_features(small):

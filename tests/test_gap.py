@@ -72,5 +72,5 @@ def test_none_without_a_sketch_or_with_a_penalty(problem):
 
 def test_the_summary_says_it(problem):
     told = SoftmaxMixture(2).fit(problem.features, problem.counts).summary()
-    assert "BIC prefers 3 components" in told
+    assert "BIC prefers 3 components to 2" in told
     assert "no number of further components" in told

@@ -581,11 +581,12 @@ def test_tables_that_hold_nothing(tmp_path, write):
 
 
 @pytest.mark.parametrize(("changes", "match"), [
-    ({"events": None}, "give either events"),
-    ({"counts": EVENTS}, "give either events"),
+    ({"events": None}, "give either events.*found neither"),
+    ({"counts": EVENTS}, "give either events.*found both"),
     ({"unknown": "keep"}, "unknown: expected 'error' or 'drop', found 'keep'"),
     ({"id": "key", "event_id": "id"}, "features: no column 'key'; there are 'id', 'price'"),
-    ({"event_id": "key"}, "events: no column 'key'"),
+    ({"id": "key", "event_id": "id"}, "name the column of ids of the features: id"),
+    ({"event_id": "key"}, "events: no column 'key'.*name the column of ids of the events: event"),
     ({"sample": "shop"}, "events: no column 'shop'"),
     ({"columns": []}, "no column beside the id"),
     ({"categorical": ["price"]}, "column 'price' has fractions"),

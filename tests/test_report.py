@@ -128,6 +128,12 @@ def test_candidates_have_their_shares(profile):
         candidates_plot(profile, 3)
 
 
+def test_pictures_of_candidates_refuse_a_fit():
+    for draw in (observed_plot, lambda given: candidates_plot(given, 0)):
+        with pytest.raises(InputError, match=r"expected fit.profile\(data\), found SoftmaxMixture"):
+            draw(SoftmaxMixture(1))
+
+
 def test_observed_draws_lie_over_expected_ones(profile):
     given = Figure().add_subplot()
     ax = observed_plot(profile, given)

@@ -73,10 +73,10 @@ def test_the_reason_tells_of_what_was_left_out(selection):
     first, second, third = selection.candidates
     late = replace(third, converged=False, behind=2e-4, behind_error=1e-5)
     told = replace(selection, candidates=[first, second, late]).reason
-    assert told.endswith("left out: K = 3")
+    assert told.endswith("left out (a small l2 may help): K = 3")
     late = replace(late, behind=-2e-4)
     told = replace(selection, candidates=[first, second, late]).reason
-    assert told.endswith("left out: K = 3, though K = 3 is ahead: raise max_passes")
+    assert told.endswith(": K = 3, though K = 3 is ahead: raise max_passes")
 
 
 @pytest.mark.parametrize(

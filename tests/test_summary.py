@@ -12,7 +12,7 @@ from scipy.special import logit, ndtr, ndtri
 
 from softmix_dist import SoftmaxMixture
 from softmix_dist.errors import InputError
-from softmix_dist.summary import as_html, as_text
+from softmix_dist.summary import as_html, as_text, rows
 
 NAMES = ["price", "<script>", "size of it"]
 
@@ -190,3 +190,19 @@ def test_a_model_from_before_there_were_errors_is_read(model, tmp_path):
     assert (loaded.covariance_, loaded.result_.errors_from) == (None, "none")
     np.testing.assert_array_equal(loaded.atoms_, model.atoms_)
     assert "std. error" not in loaded.summary()
+
+
+def test_a_feature_may_be_called_weight(model):
+    names = ["price", "weight", "size of it"]
+    result = replace(model.result_, feature_names=names)
+    text, own = as_text(result), "weight of the component"
+    assert [text.count(title) for title in ("component 0,", "component 1,")] == [1, 1]
+    assert sum(line.startswith(own) for line in text.splitlines()) == 2
+    assert as_html(result).count("<th>component 0</th>") == 1
+    told = [row.parameter for row in rows(result)]
+    assert told == 2 * [own, *names]
+    wide = as_text(replace(result, covariance=None))
+    assert [line.split("  ")[0] for line in wide.splitlines() if line.startswith("weight")] == [
+        own,
+        "weight",
+    ]

@@ -81,6 +81,9 @@ class IngestReport:
                 )
         return "\n".join(lines)
 
+    # Python's own would be a wall of numbers in a session without HTML.
+    __repr__ = __str__
+
 
 def assemble(
     path: str | os.PathLike[str], source: FeatureSource, matched: Matched, n_rows: int,

@@ -153,7 +153,10 @@ def ingest(
         if matrix is not None:
             source = FromMatrix(matrix, policies)
         else:
-            table = _with_ids(open_table(features, "features"), id, drawn_table, own)
+            table = open_table(features, "features")
+            advice = "; name the column of ids of the features: id, and event_id for the others"
+            table.check_columns(id, advice=advice)
+            table = _with_ids(table, id, drawn_table, own)
             source = look_through(
                 table, id, columns, categorical, bases or {}, policies,
                 None if like is None else _columns_of(like),
@@ -245,7 +248,10 @@ def _columns_of(like: str | os.PathLike[str]) -> list[Column]:
 
 def _check(events: Any, counts: Any, *policies: str) -> None:
     if (events is None) == (counts is None):
-        raise InputError("give either events, a row for each draw, or counts, and not both")
+        found = "neither" if events is None else "both"
+        raise InputError(
+            f"give either events, a row for each draw, or counts, and not both; found {found}"
+        )
     for name, policy in zip(("unknown", "duplicates", "missing"), policies, strict=True):
         if policy not in ("error", "drop"):
             raise InputError(f"{name}: expected 'error' or 'drop', found {policy!r}")
@@ -277,7 +283,9 @@ def _opened(given: Any, name: str, id: str, sample: str | None, number: str | No
             f"{name}: expected columns of their own for ids, samples and counts, found "
             f"{', '.join(map(repr, used))}"
         )
-    return open_table(given, name).using(used, text=keys)
+    table = open_table(given, name)
+    table.check_columns(id, advice=f"; name the column of ids of the {name}: event_id")
+    return table.using(used, text=keys)
 
 
 def _counted(

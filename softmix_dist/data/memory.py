@@ -25,6 +25,8 @@ class ArrayDataset(Blockwise):
     feature_names : list of str
     first_row : int
         Row number of the first row held here, for a part of a data set.
+    candidate_labels : pandas.Index or None
+        Of a frame of features.
     """
 
     features: Any
@@ -39,6 +41,7 @@ class ArrayDataset(Blockwise):
     first_row: int = 0
     name: str = "arrays in memory"
     n_draws: int | None = None
+    candidate_labels: Any = None
 
     @classmethod
     def of(
@@ -65,6 +68,9 @@ class ArrayDataset(Blockwise):
             for name, values in (("counts", counts), ("log_base", log_base))
             if (problem := _unaligned(features, name, values))
         ]
+        given, labels = features, _labels(features, "index")
+        if hasattr(features, "dtypes") and not hasattr(features, "compute"):
+            features = _whole(features)
         try:
             features, counts, log_base = (
                 values if values is None or hasattr(values, "compute") else np.asarray(values)
@@ -72,7 +78,7 @@ class ArrayDataset(Blockwise):
             )
         except ValueError as error:
             raise InputError(f"features, counts and log_base must be arrays: {error}") from error
-        problems += _misshapen(features, counts, log_base)
+        problems += _misshapen(features, counts, log_base, given)
         width = features.shape[1] if features.ndim == 2 else 0
         names = default_names(width)
         if feature_names is not None:
@@ -99,6 +105,7 @@ class ArrayDataset(Blockwise):
             n_samples,
             block_rows or rows,
             dtype,
+            candidate_labels=labels,
         )
 
     @property
@@ -131,20 +138,27 @@ class ArrayDataset(Blockwise):
             counts=self.counts[..., here],
             log_base=None if self.log_base is None else self.log_base[here],
             first_row=rows.start,
+            # A part is read elsewhere, and labels are asked of the whole.
+            candidate_labels=None,
         )
 
     def labels(self, rows: Sequence[int] | slice) -> list[str]:
-        """Row numbers: arrays carry no labels."""
+        """Labels of a frame's index; row numbers of arrays, which carry none."""
+        if self.candidate_labels is not None:
+            return [str(label) for label in self.candidate_labels[rows]]
         return self._row_numbers(rows)
 
 
-def _misshapen(features: Any, counts: Any, log_base: Any) -> list[str]:
-    """Say which arrays are of other types or shapes than those of a data set."""
+def _misshapen(features: Any, counts: Any, log_base: Any, given: Any) -> list[str]:
+    """Say which arrays are of other types or shapes than those of a data set.
+
+    ``given`` is what the features were made of.
+    """
     problems = []
     if features.ndim != 2 or 0 in features.shape:
         problems.append(f"features: expected shape (p, L), found {features.shape}")
     if features.dtype.kind not in "fiub":
-        problems.append(f"features: expected numbers, found dtype {features.dtype}")
+        problems.append(f"features: expected numbers, found {_not_numbers(given, features)}")
     if counts.dtype.kind not in "fiub":
         problems.append(f"counts: expected numbers, found dtype {counts.dtype}")
     size = features.shape[0] if features.ndim else 0
@@ -155,6 +169,34 @@ def _misshapen(features: Any, counts: Any, log_base: Any) -> list[str]:
     if log_base is not None and log_base.shape != (size,):
         problems.append(f"log_base: expected shape ({size},), found {log_base.shape}")
     return problems
+
+
+def _whole(frame: Any) -> Any:
+    """One array of a frame, with its columns of truth values as 0 and 1.
+
+    Beside columns of numbers pandas would make them an array of objects.
+    """
+    kinds = {getattr(dtype, "kind", "O") for dtype in frame.dtypes}
+    return frame.astype(float) if "b" in kinds and kinds <= {*"fiub"} else frame
+
+
+def _not_numbers(given: Any, features: Any) -> str:
+    """Say what features are that are no numbers, and of a frame in which columns."""
+    found = f"dtype {features.dtype}"
+    if not hasattr(given, "dtypes") or hasattr(given, "compute"):
+        return found
+    names = [
+        repr(str(name))
+        for name, dtype in zip(given.columns, given.dtypes, strict=True)
+        if getattr(dtype, "kind", "O") not in "fiub"
+    ]
+    if not names:
+        return f"{found}; convert the frame, .astype(float)"
+    first = ", ".join(names[:5]) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
+    return (
+        f"{found} in {first}; make columns of 0 and 1 of text, as "
+        "pandas.get_dummies(frame, drop_first=True) does, or see softmix_dist.ingest"
+    )
 
 
 def _unaligned(features: Any, name: str, values: Any) -> str | None:
@@ -171,7 +213,7 @@ def _unaligned(features: Any, name: str, values: Any) -> str | None:
         first = f" ({len(differ):,} differ, the first is {there[i]} and not {wanted[i]})"
     return (
         f"{name}: its labels are not those of the features in their order{first}; reindex it by "
-        "them, or pass its values alone, .to_numpy()"
+        "them, with fill_value=0 for counts, or pass its values alone, .to_numpy()"
     )
 
 

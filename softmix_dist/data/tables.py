@@ -161,13 +161,13 @@ class Table:
         schema = pa.schema([(name, types[name]) for name in dict.fromkeys(columns)])
         return replace(self, schema=schema, types=tuple(types.items()), files=())
 
-    def check_columns(self, *names: str | None) -> None:
+    def check_columns(self, *names: str | None, advice: str = "") -> None:
         """Raise `InputError` unless all columns are there, each once."""
         missing = [name for name in names if name is not None and name not in self.schema.names]
         if missing:
             raise InputError(
                 f"{self.name}: no column {', '.join(map(repr, missing))}; there are "
-                f"{', '.join(map(repr, self.schema.names))}"
+                f"{', '.join(map(repr, self.schema.names))}{advice}"
             )
         there = [self.schema.names, *(of.names for _, of in self.files)]
         twice = [n for n in dict.fromkeys(names) if any(own.count(n) > 1 for own in there)]

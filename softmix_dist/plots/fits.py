@@ -186,6 +186,7 @@ def candidates_plot(profile: Profile, component: int, ax: Axes | None = None) ->
     InputError
         If there is no such component.
     """
+    _check_profile(profile)
     if not 0 <= component < len(profile.typical):
         raise InputError(
             f"component: expected 0 to {len(profile.typical) - 1}, found {component!r}"
@@ -199,6 +200,11 @@ def candidates_plot(profile: Profile, component: int, ax: Axes | None = None) ->
     ax.set_ylim(max(len(typical), 1) - 0.5, -0.5)
     label_axes(ax, f"share of the draws of component {component}", "")
     return ax
+
+
+def _check_profile(profile: Any) -> None:
+    if not hasattr(profile, "typical"):
+        raise InputError(f"profile: expected fit.profile(data), found {type(profile).__name__}")
 
 
 def observed_plot(profile: Profile, ax: Axes | None = None) -> Axes:
@@ -221,6 +227,7 @@ def observed_plot(profile: Profile, ax: Axes | None = None) -> Axes:
     InputError
         If the data have no draws.
     """
+    _check_profile(profile)
     if not profile.n_draws:
         raise InputError("the data hold no draws, so there is nothing to compare with")
     ax = _axes(ax)
