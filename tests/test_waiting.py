@@ -10,6 +10,7 @@ import time
 import pytest
 from dask import config
 from distributed import Client
+from distributed.core import Status
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
 
@@ -32,6 +33,20 @@ def test_a_cluster_that_loses_all_its_workers_ends_the_fit(dataset, streamed):
         with pytest.raises(ClusterError, match="no running worker for 3 seconds"):
             fit_on(engine, dataset) if streamed else engine.reduce(len)
         assert time.monotonic() - began < 30
+
+
+def pause(dask_worker):
+    # Else its own look at the memory, which is there, would let it run again.
+    dask_worker.memory_manager.memory_pause_fraction = False
+    dask_worker.status = Status.paused
+
+
+def test_workers_without_memory_are_told_from_none(dataset):
+    with cluster_of(2) as client, on_cluster(client, stall_timeout=3.0) as engine:
+        fit_on(engine, dataset)
+        client.run(pause)
+        with pytest.raises(ClusterError, match="2 of 2 are paused, their memory nearly full"):
+            engine.reduce(len)
 
 
 def slow(block):
