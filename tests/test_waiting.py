@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from dask import config
 from distributed import Client
+from distributed.core import Status
 from distributed.scheduler import KilledWorker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
@@ -42,6 +43,20 @@ def test_a_task_that_workers_died_at_names_memory_and_the_setting_for_lost_nodes
     told = r"tcp://10\.0\.0\.7:4000.*memory.*distributed\.scheduler\.allowed-failures"
     with pytest.raises(ClusterError, match=told), cluster_errors():
         raise KilledWorker("shard-3", last, 3)
+
+
+def pause(dask_worker):
+    # Else its own look at the memory, which is there, would let it run again.
+    dask_worker.memory_manager.memory_pause_fraction = False
+    dask_worker.status = Status.paused
+
+
+def test_workers_without_memory_are_told_from_none(dataset):
+    with cluster_of(2) as client, on_cluster(client, stall_timeout=3.0) as engine:
+        fit_on(engine, dataset)
+        client.run(pause)
+        with pytest.raises(ClusterError, match="2 of 2 are paused, their memory nearly full"):
+            engine.reduce(len)
 
 
 def slow(block):

@@ -265,7 +265,7 @@ def _check_command(command: tuple[str, ...]) -> None:
         ]
         raise click.UsageError(f"{command[0]!r} runs on no cluster; there are {', '.join(able)}")
     # As if it were called; its own usage errors come from here.
-    found.make_context(command[0], [*command[1:], "--scheduler", "tcp://later:0"])
+    found.make_context(f"softmix {command[0]}", [*command[1:], "--scheduler", "tcp://later:0"])
 
 
 def _check(arguments: tuple[str, ...] | list[str]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import dask
 from distributed import Nanny
 
-from softmix_dist.engine.waiting import ask, innermost, listens
+from softmix_dist.engine.waiting import ask, innermost, listens, unreachable
 from softmix_dist.errors import ClusterError
 
 # Of a container's memory: what its worker may use. The rest is for the interpreter that watches
@@ -103,8 +103,8 @@ def wait_for_scheduler(
             )
         try:
             # Its name is looked up each time: a scheduler that moved has another number.
-            if not listens(address):
-                raise ConnectionRefusedError("nothing listens there")
+            if (problem := unreachable(address)) is not None:
+                raise ConnectionRefusedError(problem)
             ask(address, "identity", min(_ANSWER, seconds), n_workers=0)
             return
         except (OSError, TimeoutError) as error:
@@ -119,7 +119,8 @@ def wait_for_scheduler(
             if now - began > seconds:
                 raise ClusterError(
                     f"no scheduler at {address} within {seconds:.0f} s ({why}); look at the pod "
-                    "of index 0, and whether a NetworkPolicy lets its port through"
+                    "of index 0, its Service, and whether a NetworkPolicy lets its port and DNS "
+                    "through"
                 ) from error
             if not told and process is None:
                 logger.info("waiting for the scheduler at %s", address)

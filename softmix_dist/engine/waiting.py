@@ -112,12 +112,22 @@ def innermost(error: BaseException) -> str:
 
 def listens(address: str) -> bool:
     """Whether anything listens at an address."""
+    return unreachable(address) is None
+
+
+def unreachable(address: str) -> str | None:
+    """Return why nothing can be reached at an address, or None where something listens."""
     host, _, port = address.partition("://")[2].rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except socket.gaierror:
+        # Where a Service is missing, or no DNS may be asked: another remedy than a closed port.
+        return f"the name {host} is not found"
+    except TimeoutError:
+        return "no answer in time"
     except (OSError, ValueError):
-        return False
-    return True
+        return "nothing listens there"
+    return None
 
 
 def result_of(
@@ -177,8 +187,22 @@ def _wait(client: Client, future: Future, stall: float, resources: Mapping[str, 
                 seen = time.monotonic()
         if time.monotonic() - seen > stall:
             raise ClusterError(
-                f"{problem} for {stall:.0f} seconds (softmix.engine.stall-timeout); {_REMEDY}"
+                f"{problem} for {stall:.0f} seconds (softmix.engine.stall-timeout)"
+                f"{_paused(client)}; {_REMEDY}"
             )
+
+
+def _paused(client: Client) -> str:
+    """Return what to say of workers that are there, but take no tasks for want of memory."""
+    try:
+        identity = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=_LOOK)
+    except (TimeoutError, OSError):
+        return ""
+    status = [worker["status"] for worker in identity["workers"].values()]
+    paused = status.count("paused")
+    if not paused:
+        return ""
+    return f"; {paused} of {len(status)} are paused, their memory nearly full: give them more"
 
 
 def _declaring(client: Client, resources: Mapping[str, float]) -> list[str]:

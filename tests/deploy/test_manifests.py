@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -316,6 +317,33 @@ def test_a_gpu_has_the_image_for_it(base, tmp_path):
     (container,) = pods_of(manifests)[0]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["image"].endswith("-gpu")
+
+
+@pytest.mark.parametrize("base", ["s3", "gpu"])
+def test_the_overlay_of_the_page_and_its_toleration(base, tmp_path):
+    """Patches as deploy/README.md has them add to what is there, a component's included."""
+    own, spot = (
+        yaml.safe_load(block)
+        for block in re.findall(r"```yaml\n(.*?)```", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    )
+    own.pop("resources")
+    own["patches"].append({"target": {"kind": "Job"}, "patch": yaml.safe_dump(spot)})
+    manifests = overlay(tmp_path / "own", base, own)
+    job = one(manifests, "Job")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [found["key"] for found in pod["tolerations"]] == [
+        *(["nvidia.com/gpu"] if base == "gpu" else []),
+        "cloud.google.com/gke-spot",
+    ]
+    assert container["args"][-1] == "--log-json"
+    settings = one(manifests, "ConfigMap")["data"]
+    assert int(settings["SOFTMIX_WORKERS"]) == job["spec"]["completions"] - 1
+    if base == "s3":
+        assert container["image"] == "ghcr.io/own/softmix-dist:0.1.0"
+    for version in VERSIONS:
+        code, told = validated(manifests, version, tmp_path)
+        assert code == 0, told
 
 
 def test_the_cluster_that_stays_selects_its_own_pods():

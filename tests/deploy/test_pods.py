@@ -343,6 +343,8 @@ def test_a_command_that_cannot_run_waits_for_nobody(command):
     }  # fmt: skip
     pod = Pod("pod", [*COMMAND, "pod", "run", "--", *command], environment)
     assert pod.code() == 2
+    if command[0] == "fit":
+        assert "Try 'softmix fit --help'" in pod.log
 
 
 def test_a_scheduler_that_hangs(node, tmp_path):
@@ -391,6 +393,17 @@ def test_no_scheduler(node):
     pod = node(SOFTMIX_SCHEDULER_WAIT="1 s").run(1)
     assert pod.code() == 75
     assert re.search(r"error: no scheduler at tcp://127.0.0.1:\d+ within 1 s", pod.lines[-1])
+
+
+def test_a_scheduler_whose_name_is_not_found():
+    """A Service or DNS that is missing is not a port that is closed."""
+    environment = {
+        **os.environ, "SOFTMIX_SCHEDULER": "softmix-0.softmix.invalid:8786",
+        "SOFTMIX_SCHEDULER_WAIT": "1 s",
+    }  # fmt: skip
+    pod = Pod("pod", [*COMMAND, "pod", "work"], environment)
+    assert pod.code() == 75
+    assert "the name softmix-0.softmix.invalid is not found" in pod.lines[-1]
 
 
 def test_a_worker_is_stopped_while_it_waits(node):
