@@ -14,8 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+
+try:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+except ImportError as error:
+    raise ImportError("ingest needs pyarrow: pip install 'softmix-dist[ingest]'") from error
 from scipy.sparse import coo_array, csc_array
 
 from softmix_dist.blocks import Array
