@@ -87,8 +87,7 @@ def information_product(
     coefficients = xp.asarray(both_ways.astype(dtype))
     columns = len(coefficients)
     total = xp.zeros((2 * n_components, columns))
-    for part, stored in block.pieces(max(columns, 2 * n_components)):
-        x = stored.astype(dtype, copy=False)
+    for part, x in block.pieces(max(columns, 2 * n_components), dtype):
         both = x @ coefficients
         logits, moved = both[:, :n_components], both[:, n_components:]
         if block.log_base is not None:
@@ -125,8 +124,8 @@ def extent(block: Block, directions: Mixture) -> Extent:
     block.check()
     coefficients = block.xp.asarray(directions.coefficients)
     found = Extent(*(np.full(directions.n_components, side) for side in (np.inf, -np.inf)))
-    for part, stored in block.pieces(max(coefficients.shape)):
-        utilities = stored.astype(np.float64) @ coefficients
+    for part, x in block.pieces(max(coefficients.shape), np.float64):
+        utilities = x @ coefficients
         if block.log_base is not None:
             utilities = utilities[block.log_base[part] > -np.inf]
         if len(utilities):

@@ -140,7 +140,5 @@ def _look(
     block: Block, mixture: Mixture, atoms: Mixture, more: list[Mixture]
 ) -> tuple[GradientSums, tuple[ScoreSums, ...]]:
     block.check()
-    # At a fit that went wrong sums may overflow; what is not finite is left out.
-    with np.errstate(over="ignore", invalid="ignore"):
-        gradients = gradient_function(block, mixture, atoms)
+    gradients = gradient_function(block, mixture, atoms)
     return gradients, score(block, more, np.dtype(np.float64))

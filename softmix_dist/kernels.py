@@ -77,6 +77,7 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int, spent: Block | None 
     dtype = block_dtype(raw.features.dtype)
     rows, n_features = raw.features.shape
     step = slice_rows(n_features + 1, n_components, dtype.itemsize)
+    centred = frame.centre.any()
     # What is not available must not matter, however far off it is.
     gone = np.zeros(rows, bool) if raw.log_base is None else raw.log_base == -np.inf
     slices: list[Array] = []
@@ -88,9 +89,11 @@ def prepare(raw: RawBlock, frame: Frame, n_components: int, spent: Block | None 
             x = np.empty(shape, dtype, order=layout(n_components))
         x[:, 0] = 1
         with np.errstate(invalid="ignore", over="ignore"):
-            x[:, 1:] = stored
-            x[:, 1:] -= frame.centre
-            x[:, 1:] /= frame.scale
+            if centred:
+                x[:, 1:] = stored
+                x[:, 1:] -= frame.centre
+                stored = x[:, 1:]
+            np.divide(stored, frame.scale, out=x[:, 1:], dtype=dtype)
         if gone[start : start + step].any():
             x[gone[start : start + step], 1:] = 0
         slices.append(x)
@@ -140,16 +143,15 @@ def survey(block: Block) -> tuple[DesignSums, Findings]:
     log_base = 0.0
     if not block.findings:
         # What overflows is found, with its name, in the sums.
-        for part, stored in block.pieces(columns):
-            x = stored.astype(np.float64)
-            draws += block.draws[part] @ x
+        for part, x in block.pieces(columns, np.float64):
+            draws += xp.dot(block.draws[part], x)
             if block.log_base is None:
-                gram += x.T @ x
+                gram += xp.dot(x.T, x)
             else:
                 base = block.log_base[part]
                 u = xp.exp(base)
-                gram += x.T @ (x * u[:, None])
-                log_base += float(u @ xp.where(u > 0, base, 0.0))
+                gram += xp.dot(x.T, x * u[:, None])
+                log_base += float(xp.dot(u, xp.where(u > 0, base, 0.0)))
     # Totals may pass 2^53: added as integers, block by block.
     n_draws = 0 if block.findings else whole_total(block.draws)
     n_observed = int(xp.count_nonzero(block.draws))
@@ -186,8 +188,7 @@ def score(block: Block, mixtures: Sequence[Mixture], dtype: np.dtype[Any]) -> tu
     # Overflow and 0 / 0 are found at the end of the sweep and mended by the guarded one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         sweeps = [_Sweep(block, mixture, dtype) for mixture in mixtures]
-        for part, stored in block.parts():
-            x = stored.astype(dtype, copy=False)
+        for part, x in block.pieces(0, dtype):
             for sweep in sweeps:
                 sweep.add(part, x)
         return tuple(sweep.finish() or _guarded(block, sweep.mixture) for sweep in sweeps)
@@ -296,8 +297,7 @@ def _guarded(block: Block, mixture: Mixture) -> ScoreSums:
         np.zeros((n_components, columns)),
         np.zeros(n_components),
     )
-    for part, stored in block.pieces(max(columns, n_components)):
-        x = stored.astype(np.float64)
+    for part, x in block.pieces(max(columns, n_components), np.float64):
         w = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         n = w * block.draws[part]
         base = xp.zeros(len(x)) if block.log_base is None else block.log_base[part]

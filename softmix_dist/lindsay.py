@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softmix_dist.arrays import host
+from softmix_dist.arrays import host, namespace
 from softmix_dist.blocks import Array, Block
 from softmix_dist.model import Mixture
+
+# Of a density, below which it may have lost digits.
+_LEAST = 1e-280
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class GradientSums:
         return GradientSums(self.candidates + other.candidates, self.draws + other.draws)
 
 
+# At a fit that went wrong sums may overflow; what is not finite is left out by who asked.
+@np.errstate(over="ignore", invalid="ignore")
 def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> GradientSums:
     """Sum up one block for the gradient function of a mixture, in float64.
 
@@ -49,24 +54,32 @@ def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> Gradien
     -----
     Source: Lindsay, Ann. Statist. 11 (1983), 86-94.
     """
-    xp = block.xp
-    at, tried = xp.asarray(mixture.coefficients), xp.asarray(atoms.coefficients)
-    sums = GradientSums(np.zeros(tried.shape[1]), np.zeros(tried.shape[1]))
-    for part, stored in block.pieces(max(*at.shape, *tried.shape)):
-        x = stored.astype(np.float64)
+    xp, n_tried = block.xp, atoms.n_components
+    both = xp.asarray(np.concatenate([atoms.coefficients, mixture.coefficients], axis=1))
+    ones = xp.ones(mixture.n_components)
+    sums = GradientSums(np.zeros(n_tried), np.zeros(n_tried))
+    for part, x in block.pieces(max(both.shape), np.float64):
         times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         base = times if block.log_base is None else times * xp.exp(block.log_base[part])
-        logits = x @ tried
-        candidates = base @ xp.exp(logits)
-        # The base measure cancels in A / pi, so exponents are shifted row by row.
         n = times * block.draws[part]
-        seen = xp.flatnonzero(n > 0)
-        if not seen.size:
-            sums += GradientSums(host(candidates), np.zeros(tried.shape[1]))
-            continue
-        own = x[seen] @ at
-        top = own.max(axis=1, keepdims=True)
-        log_density = top[:, 0] + xp.log(xp.exp(own - top).sum(axis=1))
-        draws = n[seen] @ xp.exp(logits[seen] - log_density[:, None])
-        sums += GradientSums(host(candidates), host(draws))
+        # The base measure cancels in A / pi.
+        logits = xp.matmul(x, both)
+        e = xp.exp(logits)
+        tried, density = e[:, :n_tried], xp.dot(e[:, n_tried:], ones)
+        candidates = host(xp.dot(base, tried))
+        density = xp.where(n > 0, density, 1.0)
+        if float(density.min()) > _LEAST and float(density.max()) < np.inf:
+            draws = host(xp.dot(n / density, tried))
+        else:
+            draws = _shifted(logits[n > 0], n[n > 0], n_tried)
+        sums += GradientSums(candidates, draws)
     return sums
+
+
+def _shifted(logits: Array, n: Array, n_tried: int) -> Array:
+    """Sum over draws with exponents shifted row by row."""
+    xp = namespace(logits)
+    tried, own = logits[:, :n_tried], logits[:, n_tried:]
+    top = own.max(axis=1, keepdims=True)
+    log_density = top + xp.log(xp.exp(own - top).sum(axis=1, keepdims=True))
+    return np.asarray(host(xp.dot(n, xp.exp(tried - log_density))))

@@ -96,19 +96,22 @@ class Frame:
         if log_base is not None and (log_base > -np.inf).any():
             values = values[log_base > -np.inf]
         values[~np.isfinite(values)] = 0.0
+        if not len(values):
+            values = np.zeros((1, features.shape[1]))
         # What overflows here does so in the design's sums, where it is found.
         with np.errstate(over="ignore", invalid="ignore"):
-            middle = np.median(values, axis=0) if len(values) else np.zeros(features.shape[1])
-            centre = middle.astype(dtype)
-            reach = np.abs(values - centre).max(axis=0, initial=0.0)
-            # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring.
-            centre = np.where(np.abs(centre) >= 2 * reach, centre, 0).astype(dtype)
+            low, high = values.min(axis=0), values.max(axis=0)
+            centre = np.zeros(features.shape[1], dtype)
+            # x - c is exact for c/2 <= x <= 2c; a smaller offset needs no centring. A column that
+            # is wider than it is far from 0 has none, and needs no median, which takes time.
+            far = np.flatnonzero(np.maximum(-low, high) >= 0.9 * (high - low))
+            middle = np.median(values[:, far], axis=0).astype(dtype)
+            reach = np.maximum(high[far] - middle, middle - low[far])
+            centre[far] = np.where(np.abs(middle) >= 2 * reach, middle, 0)
             # In units of the largest, whose square may be out of range.
-            most = np.abs(values - centre).max(axis=0, initial=0.0)
+            most = np.maximum(high - centre, centre - low)
             unit = np.exp2(np.rint(np.log2(most, where=most > 0, out=np.zeros_like(most))))
-            spread = reach
-            if len(values):
-                spread = unit * np.sqrt(np.mean(((values - centre) / unit) ** 2, axis=0))
+            spread = unit * np.sqrt(np.mean(((values - centre) / unit) ** 2, axis=0))
         known = (spread > 0) & np.isfinite(spread)
         exponent = np.log2(spread, where=known, out=np.zeros_like(spread))
         limit = _EXPONENTS[dtype.itemsize]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,28 +104,45 @@ def second_moments(block: Block, coordinates: Coordinates) -> SecondMomentSums:
     -------
     SecondMomentSums
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = _second_moments(block, coordinates, block.rough_dtype)
+    if np.isfinite(sums.powers).all():
+        return sums
+    return _second_moments(block, coordinates, np.dtype(np.float64))
+
+
+def _second_moments(
+    block: Block, coordinates: Coordinates, rough: np.dtype[Any]
+) -> SecondMomentSums:
+    """Second moments; the powers of a slice, which only tell how Gaussian it is, in ``rough``."""
     xp = block.xp
     to_standard = xp.asarray(coordinates.homogeneous()[1:].T)
     n_features = to_standard.shape[1]
     first, second = xp.zeros(n_features), xp.zeros((n_features, n_features))
-    powers, mass = xp.zeros((3, n_features)), 0.0
-    draws = _draws(block)
-    for rows, x in _pieces(block):
-        # 1. Over candidates. Those not available, log u = -inf, have u = 0.
-        z = xp.dot(x.astype(np.float64), to_standard)
-        u = xp.ones(len(z)) if block.log_base is None else xp.exp(block.log_base[rows])
-        if block.multiplicity is not None:
-            u *= block.multiplicity[rows]
-        square = z * z
-        powers += xp.stack([xp.dot(u, square), xp.dot(u, square * z), xp.dot(u, square * square)])
-        mass += float(u.sum())
-        # 2. Over draws, at the rows that have any.
-        n, z_n = draws[rows], z
-        seen = xp.flatnonzero(n)
-        if seen.size < n.size:
-            n, z_n = n[seen], z[seen]
-        first += xp.dot(n, z_n)
-        second += xp.dot(z_n.T, z_n * n[:, None])
+    powers, draws, base = xp.zeros((3, n_features)), _draws(block), _base(block)
+    u = base.astype(rough, copy=False)
+    # Used again by each piece, of which the first is as long as any: fresh memory would cost
+    # as much as the arithmetic.
+    shape = len(next(block.pieces(n_features))[1]), n_features
+    wide = [xp.empty(shape, order="F") for _ in range(2)]
+    narrow = [xp.empty(shape, rough, order="F") for _ in range(3)]
+    for rows, x in block.pieces(n_features, np.float64):
+        z, product = (buffer[: len(x)] for buffer in wide)
+        power, square, higher = (buffer[: len(x)] for buffer in narrow)
+        xp.matmul(x, to_standard, out=z)
+        # 1. Over candidates.
+        power[...] = z
+        powers[0] += xp.dot(u[rows], xp.multiply(power, power, out=square))
+        powers[1] += xp.dot(u[rows], xp.multiply(power, square, out=higher))
+        powers[2] += xp.dot(u[rows], xp.multiply(square, square, out=higher))
+        # 2. Over draws, where they are few at the rows that have any.
+        n = draws[rows]
+        if block.observed is not None:
+            seen = xp.flatnonzero(n)
+            n, z, product = n[seen], z[seen], product[: seen.size]
+        first += xp.dot(n, z)
+        second += xp.dot(z.T, xp.multiply(z, n[:, None], out=product))
+    mass = float(base.sum())
     return SecondMomentSums(host(first), host(second), host(powers), float(draws.sum()), mass)
 
 
@@ -193,6 +211,13 @@ def projected_moments(
 def _draws(block: Block) -> Array:
     """Draws of each row with its multiplicity, (rows,)."""
     return block.draws if block.multiplicity is None else block.draws * block.multiplicity
+
+
+def _base(block: Block) -> Array:
+    """Return the base measure u of each row with its multiplicity, (rows,); not available is 0."""
+    xp = block.xp
+    base = xp.ones(len(block.draws)) if block.log_base is None else xp.exp(block.log_base)
+    return base if block.multiplicity is None else base * block.multiplicity
 
 
 def _pieces(block: Block) -> Iterator[tuple[slice, Array]]:

@@ -83,8 +83,8 @@ def pearson(block: Block, mixture: Mixture, n_draws: int) -> PearsonSums:
     xp = block.xp
     coefficients = xp.asarray(mixture.coefficients)
     expected = xp.empty(len(block.draws))
-    for part, stored in block.pieces(max(coefficients.shape)):
-        logits = stored.astype(np.float64) @ coefficients
+    for part, x in block.pieces(max(coefficients.shape), np.float64):
+        logits = x @ coefficients
         if block.log_base is not None:
             logits += block.log_base[part, None]
         expected[part] = xp.exp(logits).sum(axis=1)

@@ -118,16 +118,20 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
         chance = np.ones(rows)
         kept = np.flatnonzero(log_base > -np.inf)
     else:
-        base = np.exp(log_base - sampling.log_candidates)
-        share = 0.5 * base + 0.5 * draws / sampling.n_draws
+        chance = np.full(rows, 0.5 * np.exp(-sampling.log_candidates))
+        if block.log_base is not None:
+            chance *= np.exp(log_base)
+        chance += draws * (0.5 / sampling.n_draws)
         if sampling.mixture is not None:
-            share = 0.5 * share + 0.5 * _mean_softmax(block, log_base, sampling.mixture)
-        chance = np.minimum(1.0, sampling.n_rows * share)
+            chance += _mean_softmax(block, sampling.mixture)
+            chance *= 0.5
+        chance *= sampling.n_rows
+        np.minimum(chance, 1.0, out=chance)
         kept = np.flatnonzero(uniforms(sampling.seed, block.start, rows, sampling.number) < chance)
     features = []
     for part, x in block.parts():
-        of_part = kept[(kept >= part.start) & (kept < part.stop)] - part.start
-        features.append(host(x[block.xp.asarray(of_part), 1:]))
+        low, high = np.searchsorted(kept, (part.start, part.stop))
+        features.append(host(x[block.xp.asarray(kept[low:high] - part.start), 1:]))
     return SketchRows(
         block.start + kept,
         np.concatenate(features),
@@ -137,9 +141,15 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
     )
 
 
-def _mean_softmax(block: Block, log_base: Array, mixture: Mixture) -> Array:
+def _mean_softmax(block: Block, mixture: Mixture) -> Array:
     """Mean over components of their softmax at each row, (rows,)."""
-    coefficients = block.xp.asarray(mixture.coefficients)
-    pieces = block.pieces(max(coefficients.shape))
-    logits = [host(x.astype(np.float64) @ coefficients) for _, x in pieces]
-    return np.asarray(np.exp(np.concatenate(logits) + log_base[:, None]).mean(axis=1))
+    xp = block.xp
+    coefficients = xp.asarray(mixture.coefficients)
+    share = xp.full(mixture.n_components, 1 / mixture.n_components)
+    mean = np.empty(len(block.draws))
+    for part, x in block.pieces(max(coefficients.shape), np.float64):
+        logits = xp.matmul(x, coefficients)
+        if block.log_base is not None:
+            logits += block.log_base[part, None]
+        mean[part] = host(xp.dot(xp.exp(logits, out=logits), share))
+    return mean
