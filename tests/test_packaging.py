@@ -134,7 +134,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(installed):
 
 def test_extras_that_are_told_of_are_there(installed):
     extras = set(installed.metadata.get_all("Provides-Extra") or [])
-    paths = [*(ROOT / "softmix_dist").rglob("*.py"), ROOT / "README.md", ROOT / "deploy/README.md"]
+    pages = [ROOT / "README.md", *ROOT.glob("deploy/*.md"), *ROOT.glob("examples/*.md")]
+    paths = [*(ROOT / "softmix_dist").rglob("*.py"), *pages]
     told = {
         extra
         for path in paths
