@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from softmix_dist.estimator import SoftmaxMixture
     from softmix_dist.selection import select_components
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "SoftmaxMixture": "softmix_dist.estimator",

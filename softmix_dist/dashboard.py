@@ -167,7 +167,10 @@ def _missing() -> Any:
 
     class Missing(RequestHandler):
         def get(self) -> None:
-            self.write("This page needs bokeh where the scheduler runs: pip install bokeh")
+            self.write(
+                "This page needs bokeh where the scheduler runs: "
+                "pip install 'softmix-dist[dashboard]'"
+            )
 
     return Missing
 

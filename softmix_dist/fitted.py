@@ -130,7 +130,10 @@ class FittedMixture:
         >>> model.to_dataframe().index.tolist()
         [(0, 'weight'), (0, 'x0'), (0, 'x1')]
         """
-        import pandas
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_dataframe needs pandas: pip install pandas") from error
 
         found = summary.rows(self._result())
         return pandas.DataFrame(found).set_index(["component", "parameter"])
@@ -155,7 +158,10 @@ class FittedMixture:
         >>> dict(model.to_xarray().sizes)
         {'component': 1, 'feature': 2, 'parameter': 3, 'parameter_again': 3}
         """
-        import xarray
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError("to_xarray needs xarray: pip install xarray") from error
 
         result = self._result()
         found: dict[str, Any] = {

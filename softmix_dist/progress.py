@@ -95,7 +95,12 @@ class ProgressBar:
     """
 
     def __init__(self, tol: float = 0.01):
-        from tqdm.auto import tqdm
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError(
+                "ProgressBar needs tqdm: pip install 'softmix-dist[progress]'"
+            ) from error
 
         self._tol = tol
         self._first: float | None = None

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from softmix_dist import plots
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from softmix_dist.estimator import SoftmaxMixture
     from softmix_dist.profile import Profile
 
@@ -99,6 +98,8 @@ def _height(model: SoftmaxMixture) -> float:
 
 
 def _picture(draw: Callable[[Axes], Any], height: float = 4.2) -> str:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6.4, height), facecolor="white", layout="constrained")
     draw(figure.add_subplot())
     content = io.BytesIO()

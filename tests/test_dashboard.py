@@ -142,7 +142,7 @@ def test_without_bokeh_the_page_says_so_and_fits_go_on(client, medium, monkeypat
     ended(client)
     status, text = page(client)
     assert status == 200
-    assert "pip install bokeh" in text
+    assert "pip install 'softmix-dist[dashboard]'" in text
 
 
 def test_a_scheduler_without_a_dashboard_is_left_alone(medium):

@@ -14,7 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
+
+try:
+    import pyarrow as pa
+except ImportError as error:
+    raise ImportError("ingest needs pyarrow: pip install 'softmix-dist[ingest]'") from error
 
 from softmix_dist.data.assembly import IngestReport, assemble
 from softmix_dist.data.candidates import EXAMPLES, FeatureSource, FromMatrix, look_through

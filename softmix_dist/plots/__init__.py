@@ -1,5 +1,10 @@
 """Pictures, where matplotlib is installed."""
 
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError("pictures need matplotlib: pip install 'softmix-dist[plots]'") from error
+
 from softmix_dist.plots.fits import (
     candidates_plot,
     coefficients_plot,
