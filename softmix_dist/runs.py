@@ -208,7 +208,7 @@ class Stepper:
             if accepted and run.rounding > 2 * rounding:
                 run.state = replace(run.state, gains=())
             self._record(run, kind, accepted, tolerance)
-            if not accepted and run.rounding > 2 * rounding:
+            if not accepted and run.rounding > 2 * _rounding(run.state.point, run.dtype):
                 # The last point was judged in single precision: perhaps it is not so high.
                 run.state = em.revisit(run.state)
                 run.proposal, run.predicted = run.state.proposal, run.state.predicted

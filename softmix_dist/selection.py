@@ -26,12 +26,18 @@ from softmix_dist.recommendation import Candidate, Selection
 from softmix_dist.results import Settings
 from softmix_dist.runs import DOUBLE, SINGLE, Run, Stepper
 from softmix_dist.sketching import sample_of
+from softmix_dist.solve.climb import best_of, climb
 from softmix_dist.solve.point import Point
-from softmix_dist.solve.starts import Start
+from softmix_dist.solve.proposals import Proposals, highest_atoms, insert
+from softmix_dist.solve.sample import Sample
+from softmix_dist.solve.starts import Start, start_at
 from softmix_dist.sums import DesignSums, HeldOutSums
 from softmix_dist.survey import survey
 from softmix_dist.thinning import held_out, on_half
 from softmix_dist.warm import Warmer
+
+# Of EM on the sketch, at most.
+_STEPS = 100
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -134,7 +140,7 @@ class _Path:
         # 3. Their likelihood of the second half.
         first = [self._point(race) for race in halves]
         scores = self._held_out(first, coordinates)
-        # 4. Fits of all draws, from there.
+        # 4. Fits of all draws, from there, and from those of fewer components.
         warmer = Warmer(self.engine, self.largest, design, coordinates, self.seed)
         found = [Start("half", point.mixture, point.log_normalisers) for point in first]
         rows = (
@@ -144,7 +150,7 @@ class _Path:
         )
         sample = sample_of(rows, self.largest, design, coordinates)
         whole = self._stepper(self.engine, design, coordinates, sample, stepper.passes.n_made + 2)
-        races = self._race(whole, [[start] for start in found])
+        races = self._race(whole, self._extended(found, sample, coordinates))
         return self._selection(halves, races, scores, design, coordinates, whole.passes.n_made)
 
     def _starts(
@@ -172,6 +178,41 @@ class _Path:
         ]
         chosen = [[start for start in w.starts if start.chosen] for w in warm]
         return chosen, warm[-1].sample, warmers[-1].n_passes
+
+    def _extended(
+        self, found: list[Start], sample: Sample, coordinates: Coordinates
+    ) -> list[list[Start]]:
+        """Begin all draws at the fit of half of them, and where that is higher at a smaller K.
+
+        What half of the draws put into one component more than they have may be noise, of which
+        all draws know nothing: such fits ended below those of fewer components.
+        """
+        rng = np.random.default_rng((self.seed, 3))
+        starts: list[list[Start]] = []
+        best: Point | None = None
+        for start in found:
+            (own,) = climb(sample, [start.on_sketch(coordinates)], _STEPS)
+            starts.append([start])
+            grown = None
+            if best is not None:
+                grown = self._grown(best, own.mixture.n_components, sample, rng)
+            best = own
+            if grown is not None and grown.objective > own.objective:
+                starts[-1].append(start_at("grown", grown, coordinates, 0, 0.0))
+                best = grown
+        return starts
+
+    def _grown(
+        self, point: Point, n_components: int, sample: Sample, rng: np.random.Generator
+    ) -> Point | None:
+        """Fit on the sketch of more components than a point has, put in one by one."""
+        while point.mixture.n_components < n_components:
+            found = highest_atoms(sample, point, rng, Proposals(), least=-np.inf)
+            if not found:
+                return None
+            tried = [insert(sample, point, [new]) for new in found]
+            point = best_of(climb(sample, tried, _STEPS))
+        return point
 
     def _stepper(
         self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int

@@ -57,6 +57,19 @@ def test_the_path_is_that_of_single_fits(problem, selection):
         assert candidate.bic == pytest.approx(fit + size * np.log(selection.n_draws))
 
 
+@pytest.mark.filterwarnings("ignore::softmix_dist.errors.CondensedComponentWarning")
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_component_too_many_fits_no_worse(seed):
+    # In half of the draws it takes noise, of which all draws know nothing.
+    few = simulate(400, 3, 2, 6000, seed=seed, norm=1.5)
+    found = select_components(few.features, few.counts, components=[1, 2, 3, 4])
+    fitted = [c.log_likelihood for c in found.candidates]
+    assert (np.diff(fitted) > -1e-9).all()
+    assert all(c.converged for c in found.candidates)
+    single = SoftmaxMixture(3).fit(few.features, few.counts)
+    assert fitted[2] > single.log_likelihood_ - 1e-7
+
+
 def test_a_fit_that_did_not_converge_is_marked_and_not_recommended(problem):
     with np.errstate(all="ignore"):
         found = select_components(
