@@ -1,5 +1,7 @@
 """The limit of one BLAS thread holds for the process, whichever threads come and go."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -89,3 +91,16 @@ def test_a_limit_of_the_user_is_no_obstacle_and_comes_back() -> None:
 
     in_a_thread(fit)  # while the fixture's context is open in this thread
     assert seen == [{1}, {2}]
+
+
+def test_the_name_does_not_depend_on_which_library_was_loaded_first():
+    script = "import {first}; from softmix_dist.engine import blas_kernel; print(blas_kernel())"
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script.format(first=first)],
+            check=True, capture_output=True, text=True,
+        ).stdout
+        for first in ("numpy", "softmix_dist.cli")
+    }  # fmt: skip
+    assert len(names) == 1
+    assert names != {"unknown\n"}

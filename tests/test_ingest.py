@@ -22,6 +22,7 @@ from scipy.sparse import coo_array, csr_array, save_npz
 
 from softmix_dist import SoftmaxMixture
 from softmix_dist.data import tables
+from softmix_dist.data.counting import Counted
 from softmix_dist.data.dataset import open_dataset
 from softmix_dist.data.ingest import ingest, ingest_anndata
 from softmix_dist.data.writer import write_dataset
@@ -733,6 +734,26 @@ def test_a_piece_travels_without_the_others(monkeypatch):
     (rows,) = pickle.loads(content).read_block(2).batches(["id", "k"])
     assert rows["id"].to_pylist() == list(range(2000, 3000))
     assert rows["k"].to_pylist() == [i % 3 for i in range(2000, 3000)]
+
+
+@pytest.mark.parametrize("kind", ["int64", "string", "dictionary"])
+def test_counts_travel_without_what_they_are_cut_from(kind):
+    # Arrow's sums come in slices of 32 768 rows, of which each would take all rows along.
+    ids = pa.array(np.arange(200_000))
+    if kind != "int64":
+        ids = ids.cast(pa.string())
+    if kind == "dictionary":
+        ids = ids.dictionary_encode()
+    number = pa.array(np.ones(len(ids), np.uint64))
+    counted = Counted(pa.table({"id": ids, "number": number}), len(ids))
+    if kind != "dictionary":
+        counted = counted + counted
+        assert counted.table["id"].num_chunks > 1
+    content = pickle.dumps(counted, protocol=5)
+    assert len(content) < 1.1 * counted.table.nbytes + 10_000
+    again = pickle.loads(content)
+    assert again.table.equals(counted.table)
+    assert again.n_rows == counted.n_rows
 
 
 def test_paths_are_those_of_every_folder(tmp_path, write, monkeypatch):

@@ -105,7 +105,11 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
     help="Converged when this many standard errors from the maximum.",
 )
 @click.option(
-    "--max-passes", type=int, default=500, show_default=True, help="Passes over the data at most."
+    "--max-passes",
+    type=int,
+    default=500,
+    show_default=True,
+    help="Passes after which no step is made; survey, start and checks at the end come beside.",
 )
 @click.option(
     "--precision",
@@ -129,7 +133,11 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
     "--plan", "only_plan", is_flag=True, help="Say how the passes would be made; do not fit."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-@click.option("--log-json", is_flag=True, help="Progress as JSON lines on standard error.")
+@click.option(
+    "--log-json",
+    is_flag=True,
+    help="Progress as JSON lines on standard error; warnings and errors stay lines of text.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fit(
     data: str,

@@ -44,12 +44,15 @@ def single_blas_thread() -> Iterator[None]:
 
 
 def blas_kernel() -> str:
-    """Name of the BLAS library, its version and the kernels it chose for this CPU."""
+    """Names of the BLAS libraries, their versions and the kernels they chose for this CPU."""
+    # NumPy and SciPy may each bring their own, found in the order of loading: on threads another
+    # than on a cluster. All of them, sorted, are the same for both.
+    names = set()
     for library in _controller().info():
         if library.get("user_api") == "blas":
             parts = (library.get(key) for key in ("internal_api", "version", "architecture"))
-            return " ".join(str(part) for part in parts if part)
-    return "unknown"
+            names.add(" ".join(str(part) for part in parts if part))
+    return ", ".join(sorted(names)) or "unknown"
 
 
 @cache
