@@ -157,7 +157,7 @@ def test_climb_leaves_a_mixture_that_cannot_be_evaluated():
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize(("law", "base"), [("gaussian", False), ("binary", True)])
 def test_new_atoms_gain_what_is_said(law, base, style):
-    sample, _ = problem(4, law, base=base)
+    sample, _ = problem(6, law, base=base)
     point = climb(sample, [spread(2, seed=1)], 60)[0]
     found = highest_atoms(sample, point, np.random.default_rng(0), style)
     assert 1 <= len(found) <= style.keep
