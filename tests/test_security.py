@@ -207,14 +207,15 @@ def test_no_pickle_in_a_matrix_is_read(payload, made, tmp_path, arrays):
 def test_no_pickle_in_anndata_is_read(payload, made, tmp_path):
     path = tmp_path / "cells.zarr"
     cells = anndata.AnnData(np.ones((3, 5), np.float32), varm={"X_pca": np.eye(5)})
-    cells.write_zarr(path)
-    (path / ".zmetadata").unlink(missing_ok=True)
+    # The older format, in which filters are named; newer releases of AnnData write the other one.
+    anndata.io.write_elem(zarr.open_group(path, mode="w", zarr_format=2), "cells", cells)
+    path /= "cells"
     told = json.loads((path / "varm/X_pca/.zarray").read_text())
     told |= {"filters": [{"id": "pickle"}], "compressor": None}
     (path / "varm/X_pca/.zarray").write_text(json.dumps(told))
     for chunk in (path / "varm/X_pca").glob("[0-9]*"):
         chunk.write_bytes(payload)
-    with pytest.raises(InputError, match="cannot be read as AnnData"):
+    with pytest.raises(InputError, match="cannot be read as AnnData .*pickle"):
         ingest_anndata(tmp_path / "new.zarr", str(path), varm="X_pca")
     assert not made.exists()
 
