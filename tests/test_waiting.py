@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from distributed.scheduler import KilledWorker
 from engines import BLOCK_ROWS, cluster_of, fit_on, local, on_cluster, processes
 from problems import signature
 
-from softmix_dist.engine import engine_for
+from softmix_dist.engine import engine_for, waiting
 from softmix_dist.engine.waiting import cluster_errors
 from softmix_dist.errors import ClusterError, InputError
 from softmix_dist.fit import Settings, fit
@@ -43,6 +44,20 @@ def test_a_task_that_workers_died_at_names_memory_and_the_setting_for_lost_nodes
     told = r"tcp://10\.0\.0\.7:4000.*memory.*distributed\.scheduler\.allowed-failures"
     with pytest.raises(ClusterError, match=told), cluster_errors():
         raise KilledWorker("shard-3", last, 3)
+
+
+def test_workers_that_come_and_go_without_end_are_an_error(monkeypatch):
+    monkeypatch.setattr(waiting, "_LOOK", 0.001)
+    ports = itertools.count(1)
+    running = SimpleNamespace(ncores_running=lambda: {f"tcp://a:{next(ports)}": 1, "tcp://b:1": 1})
+    client = SimpleNamespace(scheduler=running, sync=lambda ask, callback_timeout: ask())
+    future = SimpleNamespace(done=lambda: False, result=never, status="pending", key="k")
+    with pytest.raises(ClusterError, match="41 workers came and went, 2 at a time.*memory"):
+        waiting.result_of(client, future, 60.0)
+
+
+def never(timeout):
+    raise TimeoutError
 
 
 def pause(dask_worker):

@@ -25,6 +25,11 @@ from softmix_dist.errors import ClusterError
 
 # Seconds between looks at the workers, while a result is not there.
 _LOOK = 2.0
+# Workers that may have run, for each at a time, while one result is waited for.
+_LIVES = 20
+_OUT_OF_MEMORY = (
+    "most often they ran out of memory: look at their logs, give them more memory or fewer threads"
+)
 _REMEDY = "start workers, or a new cluster, and run it again"
 
 
@@ -166,6 +171,8 @@ def cancel(client: Client, keys: list[Any]) -> None:
 
 def _wait(client: Client, future: Future, stall: float, resources: Mapping[str, float]) -> Any:
     seen = time.monotonic()
+    lived: set[str] = set()
+    most = 1
     while True:
         done = future.done()
         try:
@@ -175,6 +182,7 @@ def _wait(client: Client, future: Future, stall: float, resources: Mapping[str, 
                 raise
         try:
             threads = client.sync(client.scheduler.ncores_running, callback_timeout=_LOOK)
+            lived, most = lived.union(threads), max(most, len(threads))
             if threads and resources:
                 threads = _declaring(client, resources)
         except (TimeoutError, OSError):
@@ -185,6 +193,12 @@ def _wait(client: Client, future: Future, stall: float, resources: Mapping[str, 
                 problem += f" with --resources {' '.join(resources)}"
             if threads:
                 seen = time.monotonic()
+        # Dask counts only those that die at a task, not those that die of what it returned.
+        if len(lived) > _LIVES * most:
+            raise ClusterError(
+                f"{len(lived)} workers came and went, {most} at a time, and one pass is not made; "
+                f"{_OUT_OF_MEMORY}"
+            )
         if time.monotonic() - seen > stall:
             raise ClusterError(
                 f"{problem} for {stall:.0f} seconds (softmix.engine.stall-timeout)"
@@ -222,8 +236,7 @@ def cluster_errors() -> Iterator[None]:
         yield
     except KilledWorker as error:
         raise ClusterError(
-            f"workers died one after the other on the same task ({error}); most often they ran "
-            "out of memory: look at their logs, give them more memory or fewer threads; where "
+            f"workers died one after the other on the same task ({error}); {_OUT_OF_MEMORY}; where "
             "nodes are taken away, as preemptible ones are, set "
             "distributed.scheduler.allowed-failures, 3 by default, to 20 for the scheduler"
         ) from error
