@@ -170,6 +170,22 @@ def test_log_lines_are_json(data):
     assert rows[-1]["converged"]
 
 
+def test_warnings_and_what_was_written_are_json_lines_too(data, tmp_path):
+    short = "--solver", "em", "--init", "random", "--max-passes", 3
+    result = softmix("fit", data, "-k", 3, *short, "-o", tmp_path / "m.zarr", "--log-json")
+    rows = [json.loads(line) for line in result.stderr.splitlines()]
+    (warning,) = (row for row in rows if row["phase"] == "warning")
+    assert "not converged" in warning["message"]
+    assert rows[-1] == {"phase": "written", "message": f"model written to {tmp_path / 'm.zarr'}"}
+
+
+def test_errors_are_json_lines_too(tmp_path):
+    result = softmix("fit", tmp_path / "none.zarr", "-k", 3, "--log-json", code=65)
+    (row,) = (json.loads(line) for line in result.stderr.splitlines())
+    assert (row["phase"], row["exit_code"]) == ("error", 65)
+    assert "none.zarr" in row["message"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_every_line_of_progress_is_a_pass_of_its_own(seed, data):
     told = softmix("fit", data, "-k", 3, "--seed", seed, "--log-json").stderr

@@ -1,7 +1,8 @@
-"""Errors of the package as exit codes of the command."""
+"""Errors of the package as exit codes of the command, and what it tells on standard error."""
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import warnings
@@ -27,6 +28,34 @@ _EXIT_CODES: tuple[tuple[type[SoftmixError], int], ...] = (
     (NumericalError, NUMERICAL),
     (ClusterError, RETRY),
 )
+
+
+# Where the context of a command says that its log is JSON.
+_JSON = "softmix_dist.log_json"
+
+
+def log_in_json() -> None:
+    """Tell everything from here on as lines of JSON, for a log collector."""
+    click.get_current_context().meta[_JSON] = True
+
+
+def tell(phase: str, message: str, **values: Any) -> None:
+    """Tell on standard error: a line of text, or of JSON where the command logs that.
+
+    Parameters
+    ----------
+    phase : {"written", "kept", "warning", "error", "interrupted"}
+        Warnings and errors have it before their text.
+    message : str
+    **values
+        What a JSON line has beside them.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(_JSON):
+        line = json.dumps({"phase": phase, "message": message, **values})
+    else:
+        line = f"{phase}: {message}" if phase in ("warning", "error") else message
+    click.echo(line, err=True)
 
 
 class Interrupted(BaseException):
@@ -55,13 +84,14 @@ class Commands(click.Group):
                     if main_thread:
                         signal.signal(signal.SIGTERM, before)
             except SoftmixError as error:
-                click.echo(f"error: {error}", err=True)
-                ctx.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+                exit_code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+                tell("error", str(error), exit_code=exit_code)
+                ctx.exit(exit_code)
             except (KeyboardInterrupt, Interrupted):
-                click.echo("interrupted; run the same command again", err=True)
+                tell("interrupted", "interrupted; run the same command again", exit_code=RETRY)
                 ctx.exit(RETRY)
 
 
 def _show_warning(message: Any, category: Any, *where: Any, **more: Any) -> None:
     if issubclass(category, SoftmixWarning):
-        click.echo(f"warning: {message}", err=True)
+        tell("warning", str(message))

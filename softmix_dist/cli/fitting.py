@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softmix_dist.cli.cluster import cluster_options, connected, device_option
-from softmix_dist.cli.exits import Interrupted
+from softmix_dist.cli.exits import Interrupted, log_in_json, tell
 from softmix_dist.errors import ClusterError, InputError, StoreError, StoreUnavailableError
 from softmix_dist.progress import ProgressLines, jsonable
 
@@ -136,7 +136,7 @@ def fit_report(model: SoftmaxMixture) -> dict[str, Any]:
 @click.option(
     "--log-json",
     is_flag=True,
-    help="Progress as JSON lines on standard error; warnings and errors stay lines of text.",
+    help="Progress, warnings and errors as JSON lines on standard error; lines of Dask stay text.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fit(
@@ -173,6 +173,8 @@ def fit(
     from softmix_dist.data.store import check_target
     from softmix_dist.estimator import SoftmaxMixture
 
+    if log_json:
+        log_in_json()
     if checkpoint is not None and no_checkpoint:
         raise click.UsageError("--checkpoint and --no-checkpoint exclude each other")
     kept = checkpoint
@@ -219,13 +221,13 @@ def fit(
         )
     if output is not None:
         model.save(output, overwrite)
-        click.echo(f"model written to {output}", err=True)
+        tell("written", f"model written to {output}")
         if kept is not None:
             try:
                 remove_checkpoint(place_at(kept))
             except StoreError as error:
                 # The model is there: to fit it again would be refused.
-                click.echo(f"warning: the checkpoint is left there: {error}", err=True)
+                tell("warning", f"the checkpoint is left there: {error}")
     click.echo(json.dumps(jsonable(fit_report(model))) if as_json else model.summary())
 
 
@@ -248,7 +250,7 @@ def _kept_passes(checkpoint: str | None) -> Iterator[list[str]]:
     except (ClusterError, StoreUnavailableError, KeyboardInterrupt, Interrupted):
         # The first is told when its pass is kept, or when some are known.
         if checkpoint is not None and phases:
-            click.echo(f"the passes that were made are kept in {checkpoint}", err=True)
+            tell("kept", f"the passes that were made are kept in {checkpoint}")
         raise
 
 
