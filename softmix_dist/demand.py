@@ -10,6 +10,7 @@ import numpy as np
 
 from softmix_dist.blocks import Array
 from softmix_dist.data.dataset import Dataset
+from softmix_dist.data.memory import differing
 from softmix_dist.elasticities import elasticities
 from softmix_dist.errors import InputError
 from softmix_dist.fitted import FittedMixture
@@ -200,4 +201,4 @@ def _units(dataset: Dataset, candidates: Any, groups: Any) -> Units:
 def _differ(before: Dataset, after: Dataset) -> bool:
     """Whether two frames hold other candidates, or in another order, by their index."""
     first, second = (getattr(data, "candidate_labels", None) for data in (before, after))
-    return first is not None and second is not None and not first.equals(second)
+    return first is not None and second is not None and bool(differing(first, second).size)

@@ -277,7 +277,7 @@ def _product(e: Array, x: Array) -> Array:
     """e^T x, (K, L + 1).
 
     By np.dot, for matmul keeps the interpreter locked when its result is small (measured:
-    two threads were no faster than one). Both arrays are contiguous, so neither is copied.
+    two threads were no faster than one). Columns of both are contiguous, so neither is copied.
     """
     return np.dot(e.T, x)
 

@@ -59,6 +59,8 @@ def gradient_function(block: Block, mixture: Mixture, atoms: Mixture) -> Gradien
     ones = xp.ones(mixture.n_components)
     sums = GradientSums(np.zeros(n_tried), np.zeros(n_tried))
     for part, x in block.pieces(max(both.shape), np.float64):
+        if not len(x):
+            continue
         times = xp.ones(len(x)) if block.multiplicity is None else block.multiplicity[part]
         base = times if block.log_base is None else times * xp.exp(block.log_base[part])
         n = times * block.draws[part]

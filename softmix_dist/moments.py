@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -120,13 +120,18 @@ def _second_moments(
     n_features = to_standard.shape[1]
     first, second = xp.zeros(n_features), xp.zeros((n_features, n_features))
     powers, draws, base = xp.zeros((3, n_features)), _draws(block), _base(block)
-    u = base.astype(rough, copy=False)
-    # Used again by each piece, of which the first is as long as any: fresh memory would cost
-    # as much as the arithmetic.
-    shape = len(next(block.pieces(n_features))[1]), n_features
-    wide = [xp.empty(shape, order="F") for _ in range(2)]
-    narrow = [xp.empty(shape, rough, order="F") for _ in range(3)]
-    for rows, x in block.pieces(n_features, np.float64):
+    # Relative to the largest, or they may all vanish in single precision.
+    most = float(base.max()) if len(base) else 0.0
+    most = most or 1.0
+    u = (base / most).astype(rough)
+    # Used again by each piece: fresh memory would cost as much as the arithmetic. On a device,
+    # where single precision is not used, pieces have half the rows, for there are many.
+    columns = 2 * n_features
+    shape = max((len(x) for _, x in block.pieces(columns)), default=0), n_features
+    order: Literal["C", "F"] = "F" if xp is np else "C"
+    wide = [xp.empty(shape, order=order) for _ in range(2)]
+    narrow = [xp.empty(shape, rough, order=order) for _ in range(3)]
+    for rows, x in block.pieces(columns, np.float64):
         z, product = (buffer[: len(x)] for buffer in wide)
         power, square, higher = (buffer[: len(x)] for buffer in narrow)
         xp.matmul(x, to_standard, out=z)
@@ -143,7 +148,9 @@ def _second_moments(
         first += xp.dot(n, z)
         second += xp.dot(z.T, xp.multiply(z, n[:, None], out=product))
     mass = float(base.sum())
-    return SecondMomentSums(host(first), host(second), host(powers), float(draws.sum()), mass)
+    return SecondMomentSums(
+        host(first), host(second), host(powers) * most, float(draws.sum()), mass
+    )
 
 
 def projected_moments(

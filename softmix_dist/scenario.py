@@ -141,22 +141,24 @@ def rows_of(candidates: Any, dataset: Dataset) -> Any:
     InputError
         If no candidate has that label, or several have.
     """
-    if candidates is None or isinstance(candidates, str):
+    if not isinstance(candidates, Sequence | np.ndarray) and not hasattr(candidates, "to_numpy"):
         return candidates
-    wanted = list(candidates)
+    wanted = list(candidates) if np.ndim(candidates) else []
     if not wanted or not all(isinstance(label, str) for label in wanted):
         return candidates
-    labels = np.asarray(dataset.labels(slice(None)))
-    found = [np.flatnonzero(labels == label) for label in wanted]
+    rows_with: dict[str, list[int]] = {label: [] for label in wanted}
+    for row, label in enumerate(dataset.labels(slice(None))):
+        if label in rows_with:
+            rows_with[label].append(row)
     problems = [
-        f"{label!r} is the label of {len(rows) or 'no'} candidate{'s' if len(rows) else ''}"
-        for label, rows in zip(wanted, found, strict=True)
+        f"{label!r} is the label of {len(rows) or 'no'} candidate{'s' if rows else ''}"
+        for label, rows in rows_with.items()
         if len(rows) != 1
     ]
     if problems:
         more = f"; {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(f"candidates: {'; '.join(problems[:5])}{more}; or give row numbers")
-    return np.concatenate(found)
+    return np.array([rows_with[label][0] for label in wanted])
 
 
 def chosen(candidates: Sequence[int] | Array, n_candidates: int) -> Array:

@@ -36,11 +36,13 @@ from softmix_dist.survey import survey
 from softmix_dist.thinning import held_out, on_half
 from softmix_dist.warm import Warmer
 
-# Of EM on the sketch, at most.
-_STEPS = 100
-
 if TYPE_CHECKING:
     from distributed import Client
+
+# Steps of EM on the sketch, at most, and while components are still to be put in.
+_STEPS, _FEW = 100, 20
+# Objectives on the sketch that differ by less are those of one optimum, nats per draw.
+_SAME = 1e-7
 
 
 class _Half:
@@ -190,29 +192,17 @@ class _Path:
         rng = np.random.default_rng((self.seed, 3))
         starts: list[list[Start]] = []
         best: Point | None = None
-        for start in found:
+        for settings, start in zip(self.settings, found, strict=True):
+            K = settings.n_components
             (own,) = climb(sample, [start.on_sketch(coordinates)], _STEPS)
+            # A fit of half of the draws may have lost components.
+            fewer = [p for p in (best, own) if p is not None and p.mixture.n_components < K]
+            ends = [end for p in fewer if (end := _grown(p, K, sample, rng)) is not None]
             starts.append([start])
-            grown = None
-            if best is not None:
-                grown = self._grown(best, own.mixture.n_components, sample, rng)
-            best = own
-            if grown is not None and grown.objective > own.objective:
-                starts[-1].append(start_at("grown", grown, coordinates, 0, 0.0))
-                best = grown
+            best = best_of([own, *ends, *([best] if best else [])])
+            if ends and best_of(ends).objective > own.objective + _SAME:
+                starts[-1].append(start_at("grown", best_of(ends), coordinates, 0, 0.0))
         return starts
-
-    def _grown(
-        self, point: Point, n_components: int, sample: Sample, rng: np.random.Generator
-    ) -> Point | None:
-        """Fit on the sketch of more components than a point has, put in one by one."""
-        while point.mixture.n_components < n_components:
-            found = highest_atoms(sample, point, rng, Proposals(), least=-np.inf)
-            if not found:
-                return None
-            tried = [insert(sample, point, [new]) for new in found]
-            point = best_of(climb(sample, tried, _STEPS))
-        return point
 
     def _stepper(
         self, engine: Any, design: DesignSums, coordinates: Coordinates, sample: Any, n_passes: int
@@ -256,8 +246,10 @@ class _Path:
         mean, spread, n_test = scores
         fits = [race.leader for race in races]
         both = [
-            bool(a.leader and a.leader.converged and b and b.converged)
-            for a, b in zip(halves, fits, strict=True)
+            all(
+                fit is not None and _whole(fit, settings.n_components) for fit in (half.leader, fit)
+            )
+            for settings, half, fit in zip(self.settings, halves, fits, strict=True)
         ]
         eligible = np.flatnonzero(both)
         best = int(eligible[np.argmax(mean[eligible])]) if eligible.size else int(np.argmax(mean))
@@ -287,3 +279,24 @@ class _Path:
             )
         seconds = time.perf_counter() - self.began
         return Selection.of(candidates, design.n_draws, n_passes, seconds)
+
+
+def _whole(run: Run, n_components: int) -> bool:
+    """Whether a run converged, with all the components that it was asked for."""
+    return run.converged and len(run.proposal.offsets) == n_components
+
+
+def _grown(
+    point: Point, n_components: int, sample: Sample, rng: np.random.Generator
+) -> Point | None:
+    """Fit on the sketch of more components than a point has; None where no more were found."""
+    while (missing := n_components - point.mixture.n_components) > 0:
+        style = Proposals(keep=max(Proposals.keep, missing))
+        found = highest_atoms(sample, point, rng, style, least=-np.inf)
+        if not found:
+            return None
+        together = [found[:missing]] if missing > 1 else [[new] for new in found]
+        tried = [insert(sample, point, news) for news in together]
+        done = len(together[0]) == missing
+        point = best_of(climb(sample, tried, _STEPS if done else _FEW))
+    return point

@@ -315,6 +315,9 @@ def test_candidates_may_be_labels(problem, model, changed, tmp_path):
     assert changes.after[1] == 0
     with pytest.raises(InputError, match="after: its labels are not those of before"):
         model.share_changes(frame, after[::-1])
+    as_strings = after.set_axis(pd.Index(labels, dtype="string"))
+    same = model.share_changes(frame, (as_strings, log_base), candidates=wanted)
+    np.testing.assert_array_equal(same.after, changes.after)
     twice = frame.set_axis(["000A", *labels[:-1]])
     with pytest.raises(InputError, match="'000A' is the label of 2 candidates"):
         model.predicted_shares(twice, candidates=wanted)
@@ -331,6 +334,8 @@ def test_candidates_may_be_labels(problem, model, changed, tmp_path):
             lambda m, x: m.elasticities(0, x, candidates=["c"]),
             "'c' is the label of no candidate; or",
         ),
+        (lambda m, x: m.predicted_shares(x, candidates=3), "candidates: expected row numbers"),
+        (lambda m, x: m.predicted_shares(x, candidates=iter("a")), "expected row numbers"),
         (lambda m, x: m.elasticities(0, x, candidates=[P]), "distinct rows from 0 to 59"),
         (lambda m, x: m.elasticities(0, x, candidates=[3, 3]), "distinct rows"),
         (lambda m, x: m.elasticities(0, x, candidates=[-1]), "distinct rows"),

@@ -372,6 +372,11 @@ def test_numbers_of_draws_that_would_wrap(tmp_path, kind):
     refused(r"below 2\^53", tmp_path / "x", FEATURES, counts=many, count_column="n")
 
 
+def test_sums_that_would_wrap(tmp_path):
+    many = pd.DataFrame({"id": IDS[:1] * 2050, "n": np.full(2050, 2**53 - 1)})
+    refused(r"add up to 2\^63", tmp_path / "x", FEATURES, counts=many, count_column="n")
+
+
 def test_values_that_are_missing(tmp_path):
     broken = FEATURES.copy()
     broken["colour"] = broken["colour"].astype(object)

@@ -136,6 +136,24 @@ def test_single_precision_blocks_are_summed_in_double():
     assert_same(projected_moments(block, coordinates, vectors, basis, 3), projected)
 
 
+def test_powers_do_not_vanish_with_a_small_base_measure():
+    x, draws, *_ = problem_rows(base=False, times=False)
+    coordinates, *_ = frame_of_reference()
+    frame = Frame(np.zeros(3, np.float32), np.ones(3, np.float32))
+    usual, low = (
+        second_moments(
+            prepare(
+                RawBlock(0, x.astype(np.float32), draws.astype(np.uint32), np.full(len(x), level)),
+                frame,
+                3,
+            ),
+            coordinates,
+        )
+        for level in (0.0, -200.0)
+    )
+    np.testing.assert_allclose(low.powers / low.mass, usual.powers / usual.mass, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rows_together", [1, 7, 64, 2048])
 def test_chunks_make_no_difference_beyond_rounding(monkeypatch, rows_together):
     rows = problem_rows()

@@ -14,7 +14,7 @@ from softmix_dist.blocks import RawBlock
 from softmix_dist.errors import InputError
 from softmix_dist.kernels import prepare
 from softmix_dist.model import Frame, Mixture
-from softmix_dist.selection import select_components
+from softmix_dist.selection import _Path, select_components
 from softmix_dist.thinning import first_half, held_out, on_half
 
 
@@ -68,6 +68,25 @@ def test_a_component_too_many_fits_no_worse(seed):
     assert all(c.converged for c in found.candidates)
     single = SoftmaxMixture(3).fit(few.features, few.counts)
     assert fitted[2] > single.log_likelihood_ - 1e-7
+
+
+def test_a_fit_of_half_of_the_draws_that_lost_a_component_is_made_whole(problem, monkeypatch):
+    kept, asked = _Path._point, []
+
+    def short(self, race):
+        point = kept(self, race)
+        asked.append(point)
+        if len(asked) != 2:
+            return point
+        # The half fit of three, as if a component had lost all its draws.
+        mixture = Mixture(point.mixture.offsets[:2], point.mixture.atoms[:2])
+        return replace(point, mixture=mixture, log_normalisers=point.log_normalisers[:2])
+
+    monkeypatch.setattr(_Path, "_point", short)
+    found = select_components(problem.features, problem.counts, components=[1, 3])
+    assert [len(c.weights) for c in found.candidates] == [1, 3]
+    single = SoftmaxMixture(2).fit(problem.features, problem.counts)
+    assert found.candidates[1].log_likelihood > single.log_likelihood_
 
 
 def test_a_fit_that_did_not_converge_is_marked_and_not_recommended(problem):

@@ -16,6 +16,8 @@ from softmix_dist.data.tables import PieceReader
 from softmix_dist.errors import InputError
 
 _ID, _SAMPLE, _NUMBER = "id", "sample", "number"
+# Of all draws together: sums of 64 bits would wrap.
+_MOST = 2**63
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def _received(table: bytes, n_rows: int) -> Counted:
 
 
 def _summed(table: pa.Table) -> pa.Table:
+    if float(np.asarray(table[_NUMBER]).sum(dtype=np.float64)) >= _MOST:
+        raise InputError(
+            "the numbers of draws add up to 2^63 or more; divide all of them by the same number"
+        )
     keys = [name for name in (_ID, _SAMPLE) if name in table.column_names]
     summed = table.group_by(keys, use_threads=False).aggregate([(_NUMBER, "sum")])
     return summed.rename_columns([*keys, _NUMBER])
@@ -120,7 +126,7 @@ def _whole(values: pa.ChunkedArray, name: str, column: str) -> Array:
         problem = f"they are of type {values.type}"
     else:
         found = np.asarray(values)
-        # From there on a data set takes none; sums of as many as a table has do not wrap.
+        # From there on a data set takes none.
         wrong = ~((found >= 0) & (found < MOST_DRAWS))
         if found.dtype.kind == "f":
             wrong |= found != np.rint(found)

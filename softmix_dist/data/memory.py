@@ -202,19 +202,28 @@ def _not_numbers(given: Any, features: Any) -> str:
 def _unaligned(features: Any, name: str, values: Any) -> str | None:
     """Say where labels of candidates are not those of a frame of features, in its order."""
     wanted, there = _labels(features, "index"), _labels(values, "columns", "index")
-    if wanted is None or there is None or not hasattr(features, "columns") or wanted.equals(there):
+    if wanted is None or there is None or not hasattr(features, "columns"):
+        return None
+    differ = differing(wanted, there)
+    if not differ.size:
         return None
     first = ""
     if len(there) == len(wanted):
-        differ = np.flatnonzero(np.asarray(there != wanted))
-        if not len(differ):
-            return None
         i = int(differ[0])
         first = f" ({len(differ):,} differ, the first is {there[i]} and not {wanted[i]})"
     return (
         f"{name}: its labels are not those of the features in their order{first}; reindex it by "
         "them, with fill_value=0 for counts, or pass its values alone, .to_numpy()"
     )
+
+
+def differing(labels: Any, others: Any) -> Array:
+    """Places where two pandas indexes differ; types of text may."""
+    if labels.equals(others):
+        return np.empty(0, int)
+    if len(labels) != len(others):
+        return np.arange(max(len(labels), len(others)))
+    return np.flatnonzero(np.asarray(labels != others))
 
 
 def _labels(values: Any, *names: str) -> Any:
