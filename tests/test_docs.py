@@ -180,3 +180,10 @@ def test_each_module_lives_on_one_floor():
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert sorted(told) == sorted(name for name in modules if not name.startswith("__"))
+
+
+def test_each_benchmark_is_told_of():
+    page = (ROOT / "tests/bench/README.md").read_text()
+    found = [path.name for path in (ROOT / "tests/bench").glob("*.py")]
+    assert found
+    assert [name for name in found if f"]({name})" not in page] == []
