@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from problems import Problem, simulate
 
 from softmix_dist.data.simulate import simulate as simulate_data
 from softmix_dist.data.writer import write_dataset
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background jobs ignore interrupts, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("softmix", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("softmix")
