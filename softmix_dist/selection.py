@@ -246,9 +246,7 @@ class _Path:
         mean, spread, n_test = scores
         fits = [race.leader for race in races]
         both = [
-            all(
-                fit is not None and _whole(fit, settings.n_components) for fit in (half.leader, fit)
-            )
+            _whole(half.leader, settings.n_components) and _whole(fit, settings.n_components)
             for settings, half, fit in zip(self.settings, halves, fits, strict=True)
         ]
         eligible = np.flatnonzero(both)
@@ -281,9 +279,9 @@ class _Path:
         return Selection.of(candidates, design.n_draws, n_passes, seconds)
 
 
-def _whole(run: Run, n_components: int) -> bool:
+def _whole(run: Run | None, n_components: int) -> bool:
     """Whether a run converged, with all the components that it was asked for."""
-    return run.converged and len(run.proposal.offsets) == n_components
+    return run is not None and run.converged and run.proposal.n_components == n_components
 
 
 def _grown(

@@ -118,10 +118,9 @@ def draw(block: Block, sampling: Sampling) -> SketchRows:
         chance = np.ones(rows)
         kept = np.flatnonzero(log_base > -np.inf)
     else:
-        chance = np.full(rows, 0.5 * np.exp(-sampling.log_candidates))
-        if block.log_base is not None:
-            chance *= np.exp(log_base)
-        chance += draws * (0.5 / sampling.n_draws)
+        chance = np.exp(log_base - sampling.log_candidates)
+        chance += draws / sampling.n_draws
+        chance *= 0.5
         if sampling.mixture is not None:
             chance += _mean_softmax(block, sampling.mixture)
             chance *= 0.5

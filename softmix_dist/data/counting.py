@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import coo_array
 
-from softmix_dist.blocks import MOST_DRAWS, Array
+from softmix_dist.blocks import MOST_DRAWS, Array, whole_total
 from softmix_dist.data.tables import PieceReader
 from softmix_dist.errors import InputError
 
@@ -249,6 +249,6 @@ def match_columns(
         drawn.data[known].astype(np.uint64),
         [str(name) for name in (sample_names or range(n_samples))],
         len(names),
-        int(lost.sum()),
+        whole_total(lost),
         [str(name) for name in names[:examples].to_pylist()],
     )
